@@ -1,0 +1,72 @@
+//! The only place that names bincode: public facts and metadata to bytes and back, behind a version byte.
+//!
+//! Nothing secret passes through here: a failed decode leaves fragments on the heap. Secrets have a layout of their own
+//! (`domain/credential.rs`) that is read in place.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// First byte of every encoded value. Another codec gets another number, and both stay readable.
+const BINCODE_2: u8 = 1;
+
+/// No encoded value is larger; a length prefix above it is refused before anything is allocated.
+const LIMIT: usize = 128 * 1024;
+
+/// Bytes that are not an encoded value of the wanted type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stored value can't be decoded ({0})")]
+pub(crate) struct CodecError(&'static str);
+
+/// Encodes a value that is not secret.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = vec![BINCODE_2];
+    bincode::serde::encode_into_writer(value, Appender(&mut bytes), config()).map_err(|_| CodecError("not encodable"))?;
+    Ok(bytes)
+}
+
+/// Decodes what [`encode`] made; bytes left over are an error.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (version, body) = bytes.split_first().ok_or(CodecError("empty"))?;
+    if *version != BINCODE_2 {
+        return Err(CodecError("unknown codec version"));
+    }
+    match bincode::serde::decode_from_slice(body, config()) {
+        Ok((value, used)) if used == body.len() => Ok(value),
+        Ok(_) => Err(CodecError("bytes left over")),
+        Err(_) => Err(CodecError("malformed")),
+    }
+}
+
+fn config()
+-> bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<LIMIT>> {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+struct Appender<'a>(&'a mut Vec<u8>);
+
+impl bincode::enc::write::Writer for Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let value = (7u32, "text".to_owned(), vec![1u8, 2, 3]);
+        let bytes = encode(&value).unwrap();
+        assert_eq!(decode::<(u32, String, Vec<u8>)>(&bytes).unwrap(), value);
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode::<(u32, String, Vec<u8>)>(&longer).is_err());
+        assert!(decode::<(u32, String, Vec<u8>)>(&bytes[..bytes.len() - 1]).is_err());
+        let mut other = bytes;
+        other[0] = 9;
+        assert!(decode::<(u32, String, Vec<u8>)>(&other).is_err());
+        assert!(decode::<Vec<u8>>(&[BINCODE_2, 0xfd, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]).is_err());
+    }
+}

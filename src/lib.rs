@@ -1,0 +1,16 @@
+//! Anchorhold.
+
+mod clock;
+mod codec;
+mod crypto;
+mod domain;
+mod ids;
+mod secret;
+mod storage;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use ids::{
+    AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
+    VaultId,
+};
+pub use secret::{ApiKey, RootKey, SessionToken};
