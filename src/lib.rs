@@ -9,6 +9,7 @@ mod secret;
 mod storage;
 
 pub use clock::{Clock, SystemClock, Timestamp};
+pub use domain::{Credential, CredentialKind, InvalidCredential, OAuth2Tokens, Revealed};
 pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,
