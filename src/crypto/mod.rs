@@ -1,1 +1,18 @@
-//! The only place that names orion.
+//! Keys and sealing. The only place that names orion; `unsafe` is in `locked.rs` alone.
+//!
+//! Keys form a tree. A root key wraps the account keys and seals the vault key; from the vault key come the subkeys of the
+//! directory, from an account key those of the account. Each step down is one call of [`derive`], each sealed value an
+//! [`envelope`].
+
+mod aead;
+pub(crate) mod derive;
+pub(crate) mod envelope;
+pub(crate) mod key;
+pub(crate) mod rng;
+pub(crate) mod wipe;
+
+/// Lower-case hexadecimal, for test vectors.
+#[cfg(test)]
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

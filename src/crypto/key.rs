@@ -1,0 +1,125 @@
+//! The key of one account, or one derived from it: 32 bytes on the heap that wipe themselves.
+
+use std::fmt;
+
+use zeroize::Zeroize;
+
+use super::aead::{self, NONCE_BYTES, OpenFailed, TAG_BYTES};
+use super::derive::{self, KEY_BYTES, Label};
+use super::rng;
+
+/// A secret key. It is boxed, so that moving it copies a pointer and not the key, and wiped when dropped.
+pub(crate) struct Key(Box<[u8; KEY_BYTES]>);
+
+impl Key {
+    /// A new key, straight from the operating system.
+    pub(crate) fn random() -> Self {
+        let mut key = Self::zeroed();
+        rng::fill_secret(&mut *key.0);
+        key
+    }
+
+    /// A copy of `bytes`. What `bytes` are part of is the caller's to wipe.
+    pub(crate) fn copy_of(bytes: &[u8; KEY_BYTES]) -> Self {
+        let mut key = Self::zeroed();
+        key.0.copy_from_slice(bytes);
+        key
+    }
+
+    /// The key for one purpose and context, unrelated to this one and to those of all other purposes and contexts.
+    pub(crate) fn derive(&self, label: Label, context: &[&[u8]]) -> Key {
+        let mut key = Self::zeroed();
+        derive::derive_into(&self.0, label, context, &mut key.0);
+        key
+    }
+
+    /// The keyed digest of `parts` for one purpose; how they are divided counts.
+    pub(crate) fn mac(&self, label: Label, parts: &[&[u8]]) -> [u8; KEY_BYTES] {
+        derive::mac(&self.0, label, parts)
+    }
+
+    /// Encrypts `buffer` where it is under a fresh random nonce, and authenticates it together with `aad`. For formats of their
+    /// own (session tokens); records go through [`envelope`](super::envelope).
+    pub(crate) fn seal_in_place(&self, aad: &[u8], buffer: &mut [u8]) -> ([u8; NONCE_BYTES], [u8; TAG_BYTES]) {
+        let mut nonce = [0; NONCE_BYTES];
+        rng::fill(&mut nonce);
+        (nonce, aead::seal(&self.0, &nonce, aad, buffer))
+    }
+
+    /// [`seal_in_place`](Self::seal_in_place) under a nonce that is given, for test vectors only.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the vectors of the layers above")]
+    pub(crate) fn seal_in_place_with(&self, nonce: &[u8; NONCE_BYTES], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG_BYTES] {
+        aead::seal(&self.0, nonce, aad, buffer)
+    }
+
+    /// Decrypts `buffer` where it is if `tag` is right; leaves it encrypted if not.
+    ///
+    /// # Errors
+    /// [`OpenFailed`] when key, nonce, `aad`, `buffer` or `tag` is not the one of the sealing.
+    pub(crate) fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; TAG_BYTES],
+    ) -> Result<(), OpenFailed> {
+        aead::open(&self.0, nonce, aad, buffer, tag)
+    }
+
+    /// The key itself. The only way to it outside this module, so that a search for this name finds every use.
+    pub(crate) fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
+    fn zeroed() -> Self {
+        Self(Box::new([0; KEY_BYTES]))
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", Key::copy_of(&[0xab; 32])), "Key(redacted)");
+    }
+
+    #[test]
+    fn random_keys_differ_from_each_other_and_from_zero() {
+        let (a, b) = (Key::random(), Key::random());
+        assert_ne!(a.expose(), b.expose());
+        assert_ne!(a.expose(), &[0; 32]);
+    }
+
+    #[test]
+    fn a_buffer_opens_with_the_same_key_nonce_aad_and_tag_only() {
+        let key = Key::random();
+        let mut buffer = *b"forty-two bytes of something confidential.";
+        let (nonce, tag) = key.seal_in_place(b"aad", &mut buffer);
+        let sealed = buffer;
+        assert_ne!(&sealed, b"forty-two bytes of something confidential.");
+
+        assert_eq!(Key::random().open_in_place(&nonce, b"aad", &mut buffer, &tag), Err(OpenFailed));
+        assert_eq!(key.open_in_place(&[0; 24], b"aad", &mut buffer, &tag), Err(OpenFailed));
+        assert_eq!(key.open_in_place(&nonce, b"other", &mut buffer, &tag), Err(OpenFailed));
+        assert_eq!(key.open_in_place(&nonce, b"aad", &mut buffer, &[0; 16]), Err(OpenFailed));
+        assert_eq!(buffer, sealed, "a refused buffer stays encrypted");
+
+        key.open_in_place(&nonce, b"aad", &mut buffer, &tag).unwrap();
+        assert_eq!(&buffer, b"forty-two bytes of something confidential.");
+    }
+}

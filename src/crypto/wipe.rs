@@ -1,0 +1,67 @@
+//! Leaving nothing behind: the stack that secret work used, and comparisons that take the same time wherever bytes differ.
+//!
+//! Keys live on the heap or in locked pages and wipe themselves; what a cipher or a hash spills onto the stack while it works
+//! does not. Everything in this crate that hands a key to a primitive does so inside [`wiping_stack`].
+
+use zeroize::zeroize_stack;
+
+/// How much stack one call into a primitive may use, with room to spare. Builds without optimisation copy more.
+pub(crate) const PRIMITIVE_STACK: usize = if cfg!(debug_assertions) { 16 * 1024 } else { 4 * 1024 };
+
+/// Runs `work` in a stack frame of its own and overwrites `BYTES` of the stack below this call afterwards, also when `work`
+/// panics.
+///
+/// # Security
+/// - `BYTES` must cover what `work` uses; deeper frames stay as they are.
+/// - A secret must leave through a heap buffer that `work` was given, never inline in `R`.
+/// - Registers are not cleared; they are reused within nanoseconds.
+pub(crate) fn wiping_stack<const BYTES: usize, R>(work: impl FnOnce() -> R) -> R {
+    let _wiper = Wiper::<BYTES>;
+    own_frame(work)
+}
+
+/// Inlined into the caller, `work` would use the caller's own frame, above what is wiped.
+#[inline(never)]
+fn own_frame<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+struct Wiper<const BYTES: usize>;
+
+impl<const BYTES: usize> Drop for Wiper<BYTES> {
+    // A frame between here and the wiped buffer would leave that many bytes of the finished work untouched.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "an additional frame would shift the wiped range")]
+    fn drop(&mut self) {
+        zeroize_stack::<BYTES>();
+    }
+}
+
+/// Compares in constant time. Different lengths are different at once: a length is not a secret here.
+pub(crate) fn eq(a: &[u8], b: &[u8]) -> bool {
+    orion::util::secure_cmp(a, b).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returns_what_the_work_returns() {
+        assert_eq!(wiping_stack::<1024, _>(|| 7), 7);
+    }
+
+    #[test]
+    fn a_panic_passes_through() {
+        let outcome = std::panic::catch_unwind(|| wiping_stack::<1024, ()>(|| panic!("on purpose")));
+        assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn equality_is_of_all_bytes_and_of_the_length() {
+        assert!(eq(b"same", b"same"));
+        assert!(!eq(b"same", b"sama"));
+        assert!(!eq(b"same", b"same "));
+        assert!(eq(b"", b""));
+    }
+}
