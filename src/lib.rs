@@ -9,7 +9,10 @@ mod secret;
 mod storage;
 
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use domain::{Credential, CredentialKind, InvalidCredential, OAuth2Tokens, Revealed};
+pub use domain::{
+    AuthorizeError, Credential, CredentialKind, Injection, InvalidCredential, InvalidProviderSettings, OAuth2Tokens,
+    ProviderSettings, Revealed,
+};
 pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,

@@ -15,6 +15,18 @@ impl SecretBytes {
         Self(Zeroizing::new(vec![0; len].into_boxed_slice()))
     }
 
+    /// All parts, one after the other.
+    pub(crate) fn concat(parts: &[&[u8]]) -> Self {
+        let mut whole = Self::zeroed(parts.iter().map(|part| part.len()).sum());
+        let mut rest = whole.expose_mut();
+        for part in parts {
+            let (front, back) = rest.split_at_mut(part.len());
+            front.copy_from_slice(part);
+            rest = back;
+        }
+        whole
+    }
+
     pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }

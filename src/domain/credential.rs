@@ -485,7 +485,7 @@ fn check_value(kind: CredentialKind, name: &str, value: &str) -> Result<(), Inva
     if value.is_empty() { Err(InvalidCredential::Empty { what }) } else { Ok(()) }
 }
 
-fn is_field_name(name: &str) -> bool {
+pub(super) fn is_field_name(name: &str) -> bool {
     (1..=MAX_FIELD_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
