@@ -18,6 +18,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::crypto::envelope::Plaintext;
+#[cfg(any(test, feature = "testing"))]
+use crate::crypto::{envelope, key::Key};
 use crate::secret::SecretBytes;
 
 /// The largest number of bytes of one credential, names of its fields included.
@@ -340,7 +343,7 @@ impl fmt::Debug for OAuth2Tokens {
 /// # }
 /// ```
 pub struct Revealed {
-    bytes: SecretBytes,
+    bytes: Plaintext,
     kind: CredentialKind,
     fields: Vec<Field>,
 }
@@ -353,8 +356,8 @@ struct Field {
 
 impl Revealed {
     /// Reads the layout in place. `None` for anything that [`Credential::encode`] does not write.
-    pub(crate) fn parse(bytes: SecretBytes) -> Option<Self> {
-        let (kind, fields) = parse_layout(bytes.expose())?;
+    pub(crate) fn parse(bytes: Plaintext) -> Option<Self> {
+        let (kind, fields) = parse_layout(&bytes)?;
         Some(Self { bytes, kind, fields })
     }
 
@@ -406,6 +409,16 @@ impl Revealed {
         self.of_kind(CredentialKind::OAuth2, TOKEN_TYPE)
     }
 
+    /// As if `layout` came out of a record, for tests of what reads it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn parse_bytes(layout: &[u8]) -> Option<Self> {
+        if layout.len() > envelope::MAX_PLAINTEXT {
+            return None;
+        }
+        let key = Key::copy_of(&[0; 32]);
+        Self::parse(envelope::open(&key, &[], None, &envelope::seal(&key, 1, &[], 1, layout)).ok()?)
+    }
+
     /// The credential that was stored, but for what is not in the layout.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn rebuild(&self) -> Credential {
@@ -419,7 +432,7 @@ impl Revealed {
     }
 
     fn text(&self, range: &Range<usize>) -> Option<&str> {
-        std::str::from_utf8(self.bytes.expose().get(range.clone())?).ok()
+        std::str::from_utf8(self.bytes.get(range.clone())?).ok()
     }
 }
 
@@ -503,13 +516,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn revealed(credential: &Credential) -> Revealed {
-        Revealed::parse(credential.encode().unwrap()).unwrap()
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Revealed> {
-        let mut buffer = SecretBytes::zeroed(bytes.len());
-        buffer.expose_mut().copy_from_slice(bytes);
-        Revealed::parse(buffer)
+        Revealed::parse_bytes(credential.encode().unwrap().expose()).unwrap()
     }
 
     #[test]
@@ -587,7 +594,7 @@ mod tests {
             }
             bytes
         };
-        assert!(parse(&fields(1, &["api_key"])).is_some());
+        assert!(Revealed::parse_bytes(&fields(1, &["api_key"])).is_some());
         for (kind, names) in [
             (0, &["api_key"][..]),
             (5, &["a"]),
@@ -600,11 +607,11 @@ mod tests {
             (4, &["a b"]),
             (4, &[]),
         ] {
-            assert!(parse(&fields(kind, names)).is_none(), "kind {kind} with {names:?}");
+            assert!(Revealed::parse_bytes(&fields(kind, names)).is_none(), "kind {kind} with {names:?}");
         }
-        assert!(parse(b"\x04\x01\x01a\xff\xff\xff\xffv").is_none(), "length beyond the end");
-        assert!(parse(b"\x04\x01\x01a\x01\0\0\0\xff").is_none(), "not UTF-8");
-        assert!(parse(b"\x01\x01\x07api_key\0\0\0\0").is_none(), "empty key");
+        assert!(Revealed::parse_bytes(b"\x04\x01\x01a\xff\xff\xff\xffv").is_none(), "length beyond the end");
+        assert!(Revealed::parse_bytes(b"\x04\x01\x01a\x01\0\0\0\xff").is_none(), "not UTF-8");
+        assert!(Revealed::parse_bytes(b"\x01\x01\x07api_key\0\0\0\0").is_none(), "empty key");
     }
 
     fn any_credential() -> impl Strategy<Value = Credential> {
@@ -636,8 +643,8 @@ mod tests {
         #[test]
         fn cut_and_lengthened_layouts_are_refused(credential in any_credential(), cut in any::<proptest::sample::Index>()) {
             let bytes = credential.encode().unwrap().expose().to_vec();
-            prop_assert!(parse(&bytes[..cut.index(bytes.len())]).is_none());
-            prop_assert!(parse(&[bytes.as_slice(), &[0]].concat()).is_none());
+            prop_assert!(Revealed::parse_bytes(&bytes[..cut.index(bytes.len())]).is_none());
+            prop_assert!(Revealed::parse_bytes(&[bytes.as_slice(), &[0]].concat()).is_none());
         }
 
         #[test]
@@ -645,7 +652,7 @@ mod tests {
             let mut bytes = credential.encode().unwrap().expose().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            if let Some(out) = parse(&bytes) {
+            if let Some(out) = Revealed::parse_bytes(&bytes) {
                 let again = out.rebuild().encode().unwrap();
                 prop_assert_eq!(again.expose(), bytes);
             }

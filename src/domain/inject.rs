@@ -273,7 +273,7 @@ mod tests {
     }
 
     fn revealed(credential: &Credential) -> Revealed {
-        Revealed::parse(credential.encode().unwrap()).unwrap()
+        Revealed::parse_bytes(credential.encode().unwrap().expose()).unwrap()
     }
 
     fn to(uri: &str) -> Request<()> {
