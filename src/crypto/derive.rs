@@ -49,15 +49,17 @@ pub(crate) enum Label {
     AccountHead,
     /// From an account key: one record's contribution to the account's digest.
     AccountDigest,
-    /// From an account key: the account's audit chain.
-    AccountAudit,
+    /// From an account's audit key: the account's audit chain.
+    AuditChain,
     /// From an account key: seals session tokens.
     TokenKey,
+    /// From an account's audit key: seals the segments of the audit.
+    AuditRecord,
 }
 
 impl Label {
     /// All labels, in the order of their numbers.
-    pub(crate) const ALL: [Label; 16] = [
+    pub(crate) const ALL: [Label; 17] = [
         Label::Wrap,
         Label::VaultKeySeal,
         Label::Header,
@@ -72,8 +74,9 @@ impl Label {
         Label::AccountRecord,
         Label::AccountHead,
         Label::AccountDigest,
-        Label::AccountAudit,
+        Label::AuditChain,
         Label::TokenKey,
+        Label::AuditRecord,
     ];
 
     /// The text that is hashed. Part of the file format: never change one, add another.
@@ -93,8 +96,9 @@ impl Label {
             Label::AccountRecord => "anchorhold/account-record",
             Label::AccountHead => "anchorhold/account-head",
             Label::AccountDigest => "anchorhold/account-digest",
-            Label::AccountAudit => "anchorhold/account-audit",
+            Label::AuditChain => "anchorhold/audit-chain",
             Label::TokenKey => "anchorhold/token-key",
+            Label::AuditRecord => "anchorhold/audit-record",
         }
     }
 }

@@ -1,0 +1,344 @@
+//! What happened to an account, as a chain: each entry's link is a keyed hash over the link before it, so that no entry can be
+//! changed, left out or put elsewhere without breaking the chain at that place.
+//!
+//! ```text
+//! link(n) = mac(chain key, link(n-1) ‖ sequence (8 bytes, big-endian) ‖ encoded entry)
+//! ```
+//!
+//! Entries are stored in segments of one or more, each one sealed row. The chain's ends stand in the account's head.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::codec::{self, CodecError};
+use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTokenId};
+
+/// One entry of an audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditEntry {
+    /// Its number: 1 for the first entry of the chain, one more for each after it.
+    pub sequence: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who did it.
+    pub actor: AuditActor,
+    /// What was done.
+    pub action: AuditAction,
+    /// The connection that it was done to, if it was one.
+    pub connection: Option<ConnectionId>,
+}
+
+/// Who did something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AuditActor {
+    /// The holder of an API key.
+    ApiKey(ApiKeyId),
+    /// The holder of a session token.
+    Session {
+        /// The token's id.
+        id: SessionTokenId,
+        /// The subject that the host gave the token, as it is.
+        subject: Option<String>,
+    },
+    /// Somebody who presented a token or key that is not valid, so that nobody vouches for who it was.
+    Unknown,
+    /// The host's code that opened the vault.
+    Host,
+    /// The vault itself.
+    Vault,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AuditAction {
+    /// The account was created.
+    AccountCreated,
+    /// The account's metadata was changed.
+    MetadataChanged,
+    /// The account was disabled.
+    AccountDisabled,
+    /// The account was enabled again.
+    AccountEnabled,
+    /// The account's key was replaced and its records sealed anew.
+    AccountKeyRotated,
+    /// The account's keys were wrapped under a new root key.
+    KeysRewrapped,
+    /// A connection was added.
+    ConnectionAdded,
+    /// A connection's credential was replaced.
+    CredentialReplaced,
+    /// A connection's label was changed.
+    ConnectionRelabelled,
+    /// A connection was reported as refused by its provider.
+    ConnectionFailed,
+    /// A connection was removed.
+    ConnectionRemoved,
+    /// A credential was put into a request.
+    CredentialUsed {
+        /// The host that the request goes to.
+        host: String,
+    },
+    /// A credential was shown to the host's code.
+    SecretRevealed,
+    /// A session token was minted.
+    SessionMinted {
+        /// The token's id.
+        session: SessionTokenId,
+        /// When it expires.
+        expires: Timestamp,
+    },
+    /// A session token was revoked.
+    SessionRevoked {
+        /// The token's id.
+        session: SessionTokenId,
+    },
+    /// A session token for single use was used.
+    SessionUsedUp {
+        /// The token's id.
+        session: SessionTokenId,
+    },
+    /// All session tokens were revoked.
+    AllSessionsRevoked,
+    /// Older entries were removed, as the retention asks.
+    Pruned {
+        /// How many.
+        entries: u64,
+    },
+    /// Somebody was refused.
+    Denied {
+        /// What was asked for.
+        what: String,
+        /// Why it was refused.
+        reason: String,
+        /// How often in a row.
+        count: u64,
+    },
+    /// An account was deleted (in the API-key audit: the account's own is gone with it).
+    AccountDeleted {
+        /// The account's handle.
+        account: AccountHandle,
+    },
+    /// An API key was created.
+    ApiKeyCreated {
+        /// The key's id.
+        key: ApiKeyId,
+    },
+    /// An API key was rotated.
+    ApiKeyRotated {
+        /// The key that takes over.
+        to: ApiKeyId,
+        /// The key that ends.
+        from: ApiKeyId,
+    },
+    /// An API key was revoked.
+    ApiKeyRevoked {
+        /// The key's id.
+        key: ApiKeyId,
+    },
+    /// A provider's settings were stored.
+    ProviderSet {
+        /// The provider.
+        provider: String,
+    },
+    /// A provider's settings were removed.
+    ProviderRemoved {
+        /// The provider.
+        provider: String,
+    },
+}
+
+impl AuditAction {
+    pub(crate) fn provider_set(provider: &ProviderName) -> Self {
+        Self::ProviderSet { provider: provider.as_str().to_owned() }
+    }
+
+    pub(crate) fn provider_removed(provider: &ProviderName) -> Self {
+        Self::ProviderRemoved { provider: provider.as_str().to_owned() }
+    }
+}
+
+/// The chain is broken: the entry of this number, or the one before it, is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the audit chain is broken at entry {sequence}")]
+pub struct BrokenLink {
+    /// The first entry whose link does not hold.
+    pub sequence: u64,
+}
+
+/// An entry that has no number yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NewEntry {
+    pub(crate) at: Timestamp,
+    pub(crate) actor: AuditActor,
+    pub(crate) action: AuditAction,
+    pub(crate) target: Option<ConnectionId>,
+}
+
+/// A segment as it is sealed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Segment {
+    entries: Vec<NewEntry>,
+    /// The link of each entry, so that a break is found at the entry and not somewhere in the segment.
+    links: Vec<[u8; 32]>,
+}
+
+/// Appends an entry; one more refusal of the same kind in a row only raises the count, so that a flood of bad tokens can't flood
+/// the audit.
+pub(crate) fn append(entries: &mut Vec<NewEntry>, entry: NewEntry) {
+    if let (AuditAction::Denied { what, reason, count }, Some(last)) = (&entry.action, entries.last_mut())
+        && last.actor == entry.actor
+        && last.target == entry.target
+        && let AuditAction::Denied { what: last_what, reason: last_reason, count: last_count } = &mut last.action
+        && (what, reason) == (last_what, last_reason)
+    {
+        *last_count += count;
+        last.at = entry.at;
+        return;
+    }
+    entries.push(entry);
+}
+
+/// Encodes consecutive entries as one segment; `mac` is the chain's keyed hash. Returns the last link too.
+pub(crate) fn encode_segment(
+    mac: impl Fn(&[&[u8]]) -> [u8; 32],
+    first: u64,
+    before: &[u8; 32],
+    entries: &[NewEntry],
+) -> Result<(Vec<u8>, [u8; 32]), CodecError> {
+    let mut last = *before;
+    let mut links = Vec::with_capacity(entries.len());
+    for (sequence, entry) in (first..).zip(entries) {
+        last = link(&mac, &last, sequence, entry)?;
+        links.push(last);
+    }
+    Ok((codec::encode(&Segment { entries: entries.to_vec(), links })?, last))
+}
+
+/// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
+pub(crate) fn decode_segment(first: u64, plain: &[u8]) -> Result<Vec<AuditEntry>, CodecError> {
+    let segment: Segment = codec::decode(plain)?;
+    Ok((first..)
+        .zip(segment.entries)
+        .map(|(sequence, entry)| AuditEntry {
+            sequence,
+            at: entry.at,
+            actor: entry.actor,
+            action: entry.action,
+            connection: entry.target,
+        })
+        .collect())
+}
+
+/// The number of entries of a segment and its last link.
+pub(crate) fn segment_end(plain: &[u8]) -> Result<(u64, Option<[u8; 32]>), CodecError> {
+    let segment: Segment = codec::decode(plain)?;
+    Ok((segment.entries.len() as u64, segment.links.last().copied()))
+}
+
+/// Walks a chain from its first kept entry.
+pub(crate) struct ChainCheck<M> {
+    mac: M,
+    next: u64,
+    link: [u8; 32],
+}
+
+impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
+    /// `first` is the number of the first kept entry, `link` the link of the entry before it.
+    pub(crate) fn new(mac: M, first: u64, link: [u8; 32]) -> Self {
+        Self { mac, next: first, link }
+    }
+
+    /// Checks the next segment.
+    pub(crate) fn segment(&mut self, first: u64, plain: &[u8]) -> Result<(), BrokenLink> {
+        let broken = BrokenLink { sequence: self.next };
+        if first != self.next {
+            return Err(broken);
+        }
+        let segment: Segment = codec::decode(plain).map_err(|_| broken)?;
+        if segment.entries.len() != segment.links.len() || segment.entries.is_empty() {
+            return Err(broken);
+        }
+        for (entry, stored) in segment.entries.iter().zip(&segment.links) {
+            let broken = BrokenLink { sequence: self.next };
+            self.link = link(&self.mac, &self.link, self.next, entry).map_err(|_| broken)?;
+            if self.link != *stored {
+                return Err(broken);
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// The number of the entry that would come next: where a break is if the next segment can't be read.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// Checks that the chain ends where its head says; returns how many entries were checked from `first` on.
+    pub(crate) fn finish(self, next: u64, link: &[u8; 32]) -> Result<u64, BrokenLink> {
+        if self.next != next || self.link != *link {
+            return Err(BrokenLink { sequence: self.next });
+        }
+        Ok(self.next)
+    }
+}
+
+fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, entry: &NewEntry) -> Result<[u8; 32], CodecError> {
+    Ok(mac(&[before, &sequence.to_be_bytes(), &codec::encode(entry)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::derive::Label;
+    use crate::crypto::key::Key;
+
+    fn entry(at: u64, action: AuditAction) -> NewEntry {
+        NewEntry { at: Timestamp::from_millis(at), actor: AuditActor::Host, action, target: None }
+    }
+
+    fn denied(count: u64) -> AuditAction {
+        AuditAction::Denied { what: "revealing".into(), reason: "permission missing".into(), count }
+    }
+
+    #[test]
+    fn repeated_refusals_are_counted_and_other_entries_are_not_merged() {
+        let mut entries = Vec::new();
+        for _ in 0..1000 {
+            append(&mut entries, entry(1, denied(1)));
+        }
+        append(&mut entries, entry(2, AuditAction::SecretRevealed));
+        append(&mut entries, entry(3, AuditAction::SecretRevealed));
+        append(&mut entries, entry(4, denied(1)));
+        assert_eq!(entries.len(), 4);
+        assert_eq!(entries[0].action, denied(1000));
+    }
+
+    #[test]
+    fn a_chain_names_the_first_broken_entry() {
+        let key = Key::random();
+        let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
+        let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
+        let (one, middle) = encode_segment(mac, 1, &[0; 32], &entries[..2]).unwrap();
+        let (two, end) = encode_segment(mac, 3, &middle, &entries[2..]).unwrap();
+        let check = |segments: &[(u64, &[u8])]| {
+            let mut check = ChainCheck::new(mac, 1, [0; 32]);
+            segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
+            check.finish(7, &end)
+        };
+        assert_eq!(check(&[(1, &one), (3, &two)]), Ok(7));
+        assert_eq!(check(&[(1, &one)]), Err(BrokenLink { sequence: 3 }));
+        assert_eq!(check(&[(3, &two)]), Err(BrokenLink { sequence: 1 }));
+        assert_eq!(check(&[(1, &one), (5, &two)]), Err(BrokenLink { sequence: 3 }));
+        // Entry 5 written with another time: the links before it hold.
+        let mut forged: Segment = codec::decode(&two).unwrap();
+        forged.entries[2].at = Timestamp::from_millis(99);
+        assert_eq!(check(&[(1, &one), (3, &codec::encode(&forged).unwrap())]), Err(BrokenLink { sequence: 5 }));
+        let (other, _) =
+            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, &entries[2..]).unwrap();
+        assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
+    }
+}
