@@ -10,7 +10,8 @@ mod storage;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use domain::{
-    AuthorizeError, Credential, CredentialKind, Injection, InvalidCredential, InvalidProviderSettings, OAuth2Tokens,
+    ApiKeyInfo, AuthorizeError, CreatedApiKey, Credential, CredentialKind, DenialReason, Grant, Grants, Injection,
+    InvalidApiKeyRequest, InvalidCredential, InvalidProviderSettings, NewApiKey, OAuth2Tokens, Permission, Permissions,
     ProviderSettings, Revealed,
 };
 pub use ids::{

@@ -1,14 +1,21 @@
 //! What the vault decides: synchronous, without I/O and without a clock (`now` is an argument).
 
+mod api_key;
 pub(crate) mod audit;
 mod credential;
+mod denial;
+mod grants;
 pub(crate) mod head;
 mod host;
 mod inject;
 mod provider;
 
+pub use api_key::{ApiKeyInfo, CreatedApiKey, InvalidApiKeyRequest, NewApiKey};
+pub(crate) use api_key::{ApiKeyParts, ApiKeyRecord};
 pub use audit::{AuditAction, AuditActor, AuditEntry, BrokenLink};
 pub use credential::{Credential, CredentialKind, InvalidCredential, OAuth2Tokens, Revealed};
+pub use denial::DenialReason;
+pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
 pub(crate) use inject::{check_target, inject};
 pub use provider::{Injection, InvalidProviderSettings, ProviderSettings};
