@@ -14,6 +14,7 @@ pub use domain::{
     InvalidApiKeyRequest, InvalidCredential, InvalidProviderSettings, NewApiKey, OAuth2Tokens, Permission, Permissions,
     ProviderSettings, Revealed,
 };
+pub use domain::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,

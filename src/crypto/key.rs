@@ -28,8 +28,13 @@ impl Key {
 
     /// The key for one purpose and context, unrelated to this one and to those of all other purposes and contexts.
     pub(crate) fn derive(&self, label: Label, context: &[&[u8]]) -> Key {
+        Self::derived_from(&self.0, label, context)
+    }
+
+    /// [`derive`](Self::derive) from a key that is not a [`Key`].
+    pub(super) fn derived_from(bytes: &[u8; KEY_BYTES], label: Label, context: &[&[u8]]) -> Key {
         let mut key = Self::zeroed();
-        derive::derive_into(&self.0, label, context, &mut key.0);
+        derive::derive_into(bytes, label, context, &mut key.0);
         key
     }
 

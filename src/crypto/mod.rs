@@ -7,9 +7,16 @@
 mod aead;
 pub(crate) mod derive;
 pub(crate) mod envelope;
+pub(crate) mod header;
 pub(crate) mod key;
+pub(crate) mod keyring;
+mod locked;
+pub(crate) mod providers;
 pub(crate) mod rng;
 pub(crate) mod wipe;
+
+pub use locked::LockKind;
+pub use providers::{EnvVar, KeyFile, KeyProvider, Passphrase, RawKey, RootKeyError};
 
 /// Lower-case hexadecimal, for test vectors.
 #[cfg(test)]

@@ -7,6 +7,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use zeroize::Zeroizing;
 
+use super::locked::fork_epoch;
+
 /// After so many bytes a generator takes a new seed.
 const RESEED_AFTER: usize = 1 << 20;
 
@@ -22,9 +24,9 @@ thread_local! {
 pub(crate) fn fill(out: &mut [u8]) {
     let done = GENERATOR.try_with(|slot| match slot.try_borrow_mut() {
         Ok(mut slot) => {
-            let process = std::process::id();
-            if slot.as_ref().is_none_or(|generator| generator.is_stale(process)) {
-                *slot = Some(Generator::new(process));
+            let epoch = fork_epoch();
+            if slot.as_ref().is_none_or(|generator| generator.is_stale(epoch)) {
+                *slot = Some(Generator::new(epoch));
             }
             slot.as_mut().is_some_and(|generator| generator.fill(out))
         }
@@ -49,18 +51,18 @@ pub(crate) fn fill_secret(out: &mut [u8]) {
 struct Generator {
     stream: ChaCha20Rng,
     left: usize,
-    process: u32,
+    epoch: u64,
 }
 
 impl Generator {
-    fn new(process: u32) -> Self {
+    fn new(epoch: u64) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
         fill_secret(&mut *seed);
-        Self { stream: ChaCha20Rng::from_seed(*seed), left: RESEED_AFTER, process }
+        Self { stream: ChaCha20Rng::from_seed(*seed), left: RESEED_AFTER, epoch }
     }
 
-    fn is_stale(&self, process: u32) -> bool {
-        self.left == 0 || self.process != process
+    fn is_stale(&self, epoch: u64) -> bool {
+        self.left == 0 || self.epoch != epoch
     }
 
     fn fill(&mut self, out: &mut [u8]) -> bool {

@@ -19,3 +19,6 @@ pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
 pub(crate) use inject::{check_target, inject};
 pub use provider::{Injection, InvalidProviderSettings, ProviderSettings};
+
+// What the layers above need of the cryptography, which they don't name themselves.
+pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
