@@ -21,4 +21,7 @@ pub(crate) use inject::{check_target, inject};
 pub use provider::{Injection, InvalidProviderSettings, ProviderSettings};
 
 // What the layers above need of the cryptography, which they don't name themselves.
+pub(crate) use crate::crypto::envelope::OpenFailed;
+pub(crate) use crate::crypto::header::HeaderError;
+pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError, RotationError, WrapPurpose};
 pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
