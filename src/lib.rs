@@ -10,9 +10,9 @@ mod storage;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use domain::{
-    ApiKeyInfo, AuthorizeError, CreatedApiKey, Credential, CredentialKind, DenialReason, Grant, Grants, Injection,
-    InvalidApiKeyRequest, InvalidCredential, InvalidProviderSettings, NewApiKey, OAuth2Tokens, Permission, Permissions,
-    ProviderSettings, Revealed,
+    ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, CreatedApiKey, Credential, CredentialKind,
+    Grant, Grants, Injection, InvalidApiKeyOptions, InvalidCredential, InvalidProvider, InvalidSessionOptions, NewApiKey,
+    OAuth2Tokens, Permission, Permissions, ProviderSettings, Revealed, SessionOptions,
 };
 pub use domain::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 pub use ids::{

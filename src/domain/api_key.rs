@@ -14,8 +14,9 @@ use std::time::Duration;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
-use super::denial::DenialReason;
-use super::grants::{Permission, Permissions};
+use super::denial::Denied;
+pub(crate) use super::grants::{Permission, Permissions};
+use super::random;
 use crate::clock::Timestamp;
 use crate::crypto::{rng, wipe};
 use crate::ids::{ApiKeyId, Environment, InvalidId, LinkedAccountId, check_text};
@@ -45,11 +46,9 @@ pub(crate) struct ApiKeyParts {
 impl ApiKeyParts {
     /// A new key: its id and 256 bits from the operating system.
     pub(crate) fn generate(environment: Environment) -> Self {
-        let mut id = [0; ID_BYTES];
-        rng::fill(&mut id);
         let mut secret = SecretBytes::zeroed(SECRET_BYTES);
         rng::fill_secret(secret.expose_mut());
-        Self { environment, id: ApiKeyId::from_bytes(id), secret }
+        Self { environment, id: ApiKeyId::from_bytes(random()), secret }
     }
 
     /// Takes a key's text apart.
@@ -143,10 +142,10 @@ impl NewApiKey {
     }
 
     /// Checks label and list.
-    pub(crate) fn check(&self) -> Result<(), InvalidApiKeyRequest> {
+    pub(crate) fn check(&self) -> Result<(), InvalidApiKeyOptions> {
         check_text("API key label", &self.label, MAX_LABEL_BYTES)?;
         match self.accounts.as_ref().map(Vec::len) {
-            Some(count) if count > MAX_ACCOUNTS => Err(InvalidApiKeyRequest::TooManyAccounts { count, limit: MAX_ACCOUNTS }),
+            Some(count) if count > MAX_ACCOUNTS => Err(InvalidApiKeyOptions::TooManyAccounts { count, limit: MAX_ACCOUNTS }),
             _ => Ok(()),
         }
     }
@@ -155,7 +154,7 @@ impl NewApiKey {
 /// Why no API key was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidApiKeyRequest {
+pub enum InvalidApiKeyOptions {
     /// The label is not usable.
     #[error(transparent)]
     Label(#[from] InvalidId),
@@ -219,33 +218,33 @@ impl ApiKeyRecord {
     }
 
     /// Whether a presented key is this one and valid now. `hash` is the keyed hash of the secret that was presented.
-    pub(crate) fn verify(&self, environment: Environment, hash: &[u8; 32], now: Timestamp) -> Result<(), DenialReason> {
+    pub(crate) fn verify(&self, environment: Environment, hash: &[u8; 32], now: Timestamp) -> Result<(), Denied> {
         // Compared first: a caller without the secret must not learn whether the key is revoked.
         if !wipe::eq(&self.hash, hash) || self.environment != environment {
-            return Err(DenialReason::Forged);
+            return Err(Denied::Forged);
         }
         self.check_valid(now)
     }
 
     /// Whether the key is still valid: asked again at each call of a handle that was made from it.
-    pub(crate) fn check_valid(&self, now: Timestamp) -> Result<(), DenialReason> {
+    pub(crate) fn check_valid(&self, now: Timestamp) -> Result<(), Denied> {
         if self.revoked.is_some() {
-            return Err(DenialReason::Revoked);
+            return Err(Denied::Revoked);
         }
         if self.expires.is_some_and(|end| now >= end) {
-            return Err(DenialReason::Expired);
+            return Err(Denied::Expired);
         }
         Ok(())
     }
 
-    pub(crate) fn check_permission(&self, needed: Permission) -> Result<(), DenialReason> {
-        if self.permissions.contains(needed) { Ok(()) } else { Err(DenialReason::PermissionMissing) }
+    pub(crate) fn check_permission(&self, needed: Permission) -> Result<(), Denied> {
+        if self.permissions.contains(needed) { Ok(()) } else { Err(Denied::PermissionMissing) }
     }
 
     /// Whether the key reaches the account of this locator.
-    pub(crate) fn check_account(&self, locator: &[u8; 32]) -> Result<(), DenialReason> {
+    pub(crate) fn check_account(&self, locator: &[u8; 32]) -> Result<(), Denied> {
         match &self.accounts {
-            Some(locators) if locators.binary_search(locator).is_err() => Err(DenialReason::AccountNotAllowed),
+            Some(locators) if locators.binary_search(locator).is_err() => Err(Denied::AccountNotListed),
             _ => Ok(()),
         }
     }
@@ -363,10 +362,10 @@ mod tests {
         let now = Timestamp::from_millis(1000);
         let mut key = record(0);
         assert_eq!(key.verify(Environment::Test, &[3; 32], now), Ok(()));
-        assert_eq!(key.verify(Environment::Production, &[3; 32], now), Err(DenialReason::Forged));
+        assert_eq!(key.verify(Environment::Production, &[3; 32], now), Err(Denied::Forged));
         key.revoke(now);
-        assert_eq!(key.verify(Environment::Test, &[3; 32], now), Err(DenialReason::Revoked));
-        assert_eq!(key.verify(Environment::Test, &[4; 32], now), Err(DenialReason::Forged));
+        assert_eq!(key.verify(Environment::Test, &[3; 32], now), Err(Denied::Revoked));
+        assert_eq!(key.verify(Environment::Test, &[4; 32], now), Err(Denied::Forged));
     }
 
     #[test]
@@ -378,7 +377,7 @@ mod tests {
         assert_eq!((next.permissions, &next.accounts, &next.label), (old.permissions, &old.accounts, &old.label));
         assert_eq!(old.rotated_to, Some(next.id));
         assert_eq!(old.check_valid(Timestamp::from_millis(10_999)), Ok(()));
-        assert_eq!(old.check_valid(Timestamp::from_millis(11_000)), Err(DenialReason::Expired));
+        assert_eq!(old.check_valid(Timestamp::from_millis(11_000)), Err(Denied::Expired));
         assert_eq!(next.check_valid(Timestamp::from_millis(u64::MAX)), Ok(()));
         old.rotate(&new, [6; 32], Timestamp::from_millis(2000), Duration::from_secs(100));
         assert_eq!(old.expires, Some(Timestamp::from_millis(11_000)));
@@ -394,25 +393,25 @@ mod tests {
         let listed = reach(Some(vec![[9; 32], [7; 32], [9; 32]]));
         assert_eq!(listed.check_account(&[7; 32]), Ok(()));
         assert_eq!(listed.check_account(&[9; 32]), Ok(()));
-        assert_eq!(listed.check_account(&[8; 32]), Err(DenialReason::AccountNotAllowed));
+        assert_eq!(listed.check_account(&[8; 32]), Err(Denied::AccountNotListed));
         assert_eq!(listed.info().account_limit, Some(2));
-        assert_eq!(reach(Some(vec![])).check_account(&[7; 32]), Err(DenialReason::AccountNotAllowed));
+        assert_eq!(reach(Some(vec![])).check_account(&[7; 32]), Err(Denied::AccountNotListed));
     }
 
     #[test]
     fn permissions_are_those_given() {
         assert_eq!(record(0).check_permission(Permission::Use), Ok(()));
-        assert_eq!(record(0).check_permission(Permission::Reveal), Err(DenialReason::PermissionMissing));
+        assert_eq!(record(0).check_permission(Permission::Reveal), Err(Denied::PermissionMissing));
     }
 
     #[test]
     fn requests_are_checked() {
         assert!(NewApiKey::new("importer").check().is_ok());
-        assert!(matches!(NewApiKey::new("").check(), Err(InvalidApiKeyRequest::Label(_))));
-        assert!(matches!(NewApiKey::new("x".repeat(129)).check(), Err(InvalidApiKeyRequest::Label(_))));
+        assert!(matches!(NewApiKey::new("").check(), Err(InvalidApiKeyOptions::Label(_))));
+        assert!(matches!(NewApiKey::new("x".repeat(129)).check(), Err(InvalidApiKeyOptions::Label(_))));
         let many = vec![LinkedAccountId::new("a").unwrap(); 1001];
         let refused = NewApiKey::new("importer").accounts(many).check();
-        assert!(matches!(refused, Err(InvalidApiKeyRequest::TooManyAccounts { count: 1001, .. })));
+        assert!(matches!(refused, Err(InvalidApiKeyOptions::TooManyAccounts { count: 1001, .. })));
     }
 
     #[test]

@@ -1,57 +1,40 @@
 //! Why something was refused. The audit tells it to the host; outside, refusals look alike.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-/// Why an attempt was refused, as the audit names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum DenialReason {
-    /// Not made by this vault for this account, or altered.
+/// Why an attempt was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// Not made by this vault for this account or environment, or altered.
     Forged,
-    /// Past its end.
     Expired,
-    /// Issued in the future by more than 60 seconds of clock skew.
+    /// Issued in the future by more than the clock skew that is allowed.
     NotYetValid,
-    /// Revoked by itself.
     Revoked,
     /// Revoked together with all session tokens of the account.
     OldEpoch,
-    /// A single-use session token that was used before.
+    /// A session token for single use that was used before.
     AlreadyUsed,
-    /// The linked account is disabled.
     AccountDisabled,
-    /// The request's origin is not among those of the session token.
     OriginNotAllowed,
-    /// The session token does not grant it.
-    NotGranted,
-    /// The provider is not among those of the session token.
-    ProviderNotAllowed,
     /// The API key lacks the permission.
     PermissionMissing,
     /// The linked account is not on the API key's list.
-    AccountNotAllowed,
-    /// The request's target is not one that the provider's settings allow.
-    TargetNotAllowed,
+    AccountNotListed,
 }
 
-impl fmt::Display for DenialReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DenialReason::Forged => "forged or altered",
-            DenialReason::Expired => "expired",
-            DenialReason::NotYetValid => "not yet valid",
-            DenialReason::Revoked => "revoked",
-            DenialReason::OldEpoch => "revoked with all others",
-            DenialReason::AlreadyUsed => "already used",
-            DenialReason::AccountDisabled => "account disabled",
-            DenialReason::OriginNotAllowed => "origin not allowed",
-            DenialReason::NotGranted => "not granted",
-            DenialReason::ProviderNotAllowed => "provider not allowed",
-            DenialReason::PermissionMissing => "permission missing",
-            DenialReason::AccountNotAllowed => "account not allowed",
-            DenialReason::TargetNotAllowed => "target not allowed",
-        })
+impl Denied {
+    /// As the audit names it.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Denied::Forged => "forged or altered",
+            Denied::Expired => "expired",
+            Denied::NotYetValid => "issued in the future",
+            Denied::Revoked => "revoked",
+            Denied::OldEpoch => "revoked with all session tokens",
+            Denied::AlreadyUsed => "already used",
+            Denied::AccountDisabled => "account disabled",
+            Denied::OriginNotAllowed => "origin not allowed",
+            Denied::PermissionMissing => "permission missing",
+            Denied::AccountNotListed => "account not on the API key's list",
+        }
     }
 }

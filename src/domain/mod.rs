@@ -1,27 +1,47 @@
 //! What the vault decides: synchronous, without I/O and without a clock (`now` is an argument).
 
-mod api_key;
+pub(crate) mod api_key;
 pub(crate) mod audit;
-mod credential;
+mod claims;
+pub(crate) mod credential;
 mod denial;
 mod grants;
 pub(crate) mod head;
 mod host;
-mod inject;
-mod provider;
+pub(crate) mod inject;
+mod origin;
+pub(crate) mod provider;
+pub(crate) mod session_token;
 
-pub use api_key::{ApiKeyInfo, CreatedApiKey, InvalidApiKeyRequest, NewApiKey};
-pub(crate) use api_key::{ApiKeyParts, ApiKeyRecord};
+pub use api_key::{ApiKeyInfo, CreatedApiKey, InvalidApiKeyOptions, NewApiKey};
 pub use audit::{AuditAction, AuditActor, AuditEntry, BrokenLink};
+pub use claims::{InvalidSessionOptions, SessionOptions};
 pub use credential::{Credential, CredentialKind, InvalidCredential, OAuth2Tokens, Revealed};
-pub use denial::DenialReason;
 pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
-pub(crate) use inject::{check_target, inject};
-pub use provider::{Injection, InvalidProviderSettings, ProviderSettings};
+pub use provider::{Injection, InvalidProvider, ProviderSettings};
 
 // What the layers above need of the cryptography, which they don't name themselves.
 pub(crate) use crate::crypto::envelope::OpenFailed;
 pub(crate) use crate::crypto::header::HeaderError;
 pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError, RotationError, WrapPurpose};
 pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
+
+use crate::crypto::rng;
+use crate::ids::{AccountHandle, ConnectionId};
+
+/// The name of a new account inside the vault.
+pub(crate) fn random_handle() -> AccountHandle {
+    AccountHandle::from_bytes(random())
+}
+
+/// The id of a new connection.
+pub(crate) fn random_connection_id() -> ConnectionId {
+    ConnectionId::from_bytes(random())
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rng::fill(&mut bytes);
+    bytes
+}

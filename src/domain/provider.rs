@@ -52,7 +52,7 @@ pub enum Injection {
 /// Why a provider's settings are not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidProviderSettings {
+pub enum InvalidProvider {
     /// The text is no host pattern.
     #[error(
         "not a host pattern: use 'api.example.com' or '*.example.com', perhaps with ':port'; international names in their xn-- \
@@ -115,14 +115,14 @@ impl ProviderSettings {
     /// `:port`, else 443. Letters count without case.
     ///
     /// # Errors
-    /// [`InvalidProviderSettings::Host`] when it is no such pattern, `TooManyHosts` past 32.
-    pub fn allow_host(mut self, pattern: &str) -> Result<Self, InvalidProviderSettings> {
-        let host = AllowedHost::parse(pattern).ok_or(InvalidProviderSettings::Host)?;
+    /// [`InvalidProvider::Host`] when it is no such pattern, `TooManyHosts` past 32.
+    pub fn allow_host(mut self, pattern: &str) -> Result<Self, InvalidProvider> {
+        let host = AllowedHost::parse(pattern).ok_or(InvalidProvider::Host)?;
         if self.hosts.contains(&host) {
             return Ok(self);
         }
         if self.hosts.len() == MAX_HOSTS {
-            return Err(InvalidProviderSettings::TooManyHosts { limit: MAX_HOSTS });
+            return Err(InvalidProvider::TooManyHosts { limit: MAX_HOSTS });
         }
         self.hosts.push(host);
         Ok(self)
@@ -131,15 +131,15 @@ impl ProviderSettings {
     /// Says how its credentials are put into requests, whatever their kind.
     ///
     /// # Errors
-    /// [`InvalidProviderSettings`] when header, prefix or parameter name is not usable.
-    pub fn injection(mut self, injection: Injection) -> Result<Self, InvalidProviderSettings> {
+    /// [`InvalidProvider`] when header, prefix or parameter name is not usable.
+    pub fn injection(mut self, injection: Injection) -> Result<Self, InvalidProvider> {
         match &injection {
-            Injection::Header { name, .. } if FRAMING.contains(name) => return Err(InvalidProviderSettings::HeaderName),
-            Injection::Header { prefix, .. } if !is_prefix(prefix) => return Err(InvalidProviderSettings::Prefix),
+            Injection::Header { name, .. } if FRAMING.contains(name) => return Err(InvalidProvider::HeaderName),
+            Injection::Header { prefix, .. } if !is_prefix(prefix) => return Err(InvalidProvider::Prefix),
             Injection::Query { name }
                 if !(1..=MAX_PARAMETER_BYTES).contains(&name.len()) || name.contains(|c: char| c.is_control()) =>
             {
-                return Err(InvalidProviderSettings::QueryName);
+                return Err(InvalidProvider::QueryName);
             }
             _ => self.injection = Some(injection),
         }
@@ -149,11 +149,11 @@ impl ProviderSettings {
     /// Names the field of its custom credentials that is injected as header, query parameter or bearer token.
     ///
     /// # Errors
-    /// [`InvalidProviderSettings::FieldName`] when no field can have that name.
-    pub fn inject_field(mut self, field: impl Into<String>) -> Result<Self, InvalidProviderSettings> {
+    /// [`InvalidProvider::FieldName`] when no field can have that name.
+    pub fn inject_field(mut self, field: impl Into<String>) -> Result<Self, InvalidProvider> {
         let field = field.into();
         if !is_field_name(&field) {
-            return Err(InvalidProviderSettings::FieldName);
+            return Err(InvalidProvider::FieldName);
         }
         self.field = Some(field);
         Ok(self)
@@ -274,17 +274,17 @@ mod tests {
         };
         assert!(header("authorization", "token ").is_ok());
         for name in ["host", "content-length", "transfer-encoding", "connection"] {
-            assert_eq!(header(name, "").unwrap_err(), InvalidProviderSettings::HeaderName, "{name}");
+            assert_eq!(header(name, "").unwrap_err(), InvalidProvider::HeaderName, "{name}");
         }
         for prefix in [" x", "a\r\nb", "ä", &"x".repeat(65)] {
-            assert_eq!(header("x-key", prefix).unwrap_err(), InvalidProviderSettings::Prefix, "{prefix}");
+            assert_eq!(header("x-key", prefix).unwrap_err(), InvalidProvider::Prefix, "{prefix}");
         }
         for name in ["", "a\nb", &"x".repeat(65)] {
             let query = Injection::Query { name: name.to_owned() };
-            assert_eq!(settings().injection(query).unwrap_err(), InvalidProviderSettings::QueryName, "{name}");
+            assert_eq!(settings().injection(query).unwrap_err(), InvalidProvider::QueryName, "{name}");
         }
-        assert_eq!(settings().inject_field("a b").unwrap_err(), InvalidProviderSettings::FieldName);
-        assert_eq!(settings().allow_host("*.com").unwrap_err(), InvalidProviderSettings::Host);
+        assert_eq!(settings().inject_field("a b").unwrap_err(), InvalidProvider::FieldName);
+        assert_eq!(settings().allow_host("*.com").unwrap_err(), InvalidProvider::Host);
     }
 
     #[test]
@@ -294,7 +294,7 @@ mod tests {
             full = full.allow_host(&format!("h{n}.example.com")).unwrap().allow_host(&format!("H{n}.example.com:443")).unwrap();
         }
         assert_eq!(full.allowed_hosts().count(), MAX_HOSTS);
-        assert!(matches!(full.allow_host("more.example.com"), Err(InvalidProviderSettings::TooManyHosts { .. })));
+        assert!(matches!(full.allow_host("more.example.com"), Err(InvalidProvider::TooManyHosts { .. })));
     }
 
     #[test]
