@@ -61,9 +61,9 @@ impl Layer {
     }
 }
 
-/// Crates that only one place may name: the crate, and the prefix of the files that may.
+/// Crates that only one place may name: the crate, and the prefix of the files that may (`storage/sled` is `sled.rs` and `sled/`).
 const CONTAINED: &[(&str, &str)] = &[
-    ("sled", "storage/sled/"),
+    ("sled", "storage/sled"),
     ("orion", "crypto/"),
     ("actix", "runtime/"),
     ("actix_rt", "runtime/"),
