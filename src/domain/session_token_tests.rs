@@ -186,3 +186,81 @@ proptest! {
         prop_assert_eq!(opened(&Key::copy_of(&[7; 32]), &SessionToken::from(text)), Err(InvalidToken));
     }
 }
+
+/// The blocks of `docs/token-format.md` whose first line starts with `title`, without that line.
+fn documented(title: &str) -> Vec<Vec<&'static str>> {
+    const PAGE: &str = include_str!("../../docs/token-format.md");
+    let blocks = PAGE.split("```text\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    blocks.filter(|block| block.starts_with(title)).map(|block| block.lines().skip(1).collect()).collect()
+}
+
+fn field(vector: &[&'static str], name: &str) -> &'static str {
+    vector.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("vector without {name}")).trim()
+}
+
+fn bytes<const N: usize>(vector: &[&'static str], name: &str) -> [u8; N] {
+    from_hex(field(vector, name)).try_into().unwrap_or_else(|_| panic!("{name} has another length"))
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn documented_vectors_hold() {
+    let vectors = documented("vector ");
+    assert_eq!(vectors.len(), 2);
+    for vector in &vectors {
+        let key = Key::copy_of(&bytes(vector, "key"));
+        let vault = VaultId::from_bytes(bytes(vector, "vault"));
+        let handle = AccountHandle::from_bytes(bytes(vector, "handle"));
+        let nonce = bytes(vector, "nonce");
+        let environment = Environment::ALL.into_iter().find(|e| e.label() == field(vector, "environment")).unwrap();
+        let claims = SessionClaims::decode(&from_hex(field(vector, "claims"))).unwrap();
+        let text = field(vector, "token");
+
+        let token =
+            write(&vault, environment, &handle, &claims, |aad, buffer| (nonce, key.seal_in_place_with(&nonce, aad, buffer)));
+        assert_eq!(token.expose_secret(), text);
+        let parts = TokenParts::parse(&SessionToken::from(text)).unwrap();
+        assert_eq!((parts.environment, parts.handle), (environment, handle));
+        assert_eq!(parts.open(&key, &vault), Ok(claims));
+    }
+}
+
+#[test]
+fn documented_fields_mean_what_the_page_says() {
+    let vectors = documented("vector ");
+    let claims = |at: usize| SessionClaims::decode(&from_hex(field(&vectors[at], "claims"))).unwrap();
+    let (small, full) = (claims(0), claims(1));
+    assert_eq!((small.issued, small.expires), (NOW, NOW.plus(Duration::from_secs(900))));
+    assert_eq!((small.epoch, small.grants, small.single_use, &small.subject), (0, Grant::ListConnections.into(), false, &None));
+    assert!(small.providers.is_empty() && small.origins.is_empty());
+    assert_eq!(full.expires, NOW.plus(Duration::from_secs(86_400)));
+    assert_eq!((full.epoch, full.grants, full.single_use), (7, Grants::ALL, true));
+    assert_eq!(full.providers.iter().map(ProviderName::as_str).collect::<Vec<_>>(), ["github", "slack"]);
+    assert_eq!(full.origins, ["http://localhost:3000", "https://app.example.com"]);
+    assert_eq!(full.subject.as_deref(), Some("Zoë"));
+}
+
+#[test]
+fn documented_texts_that_are_no_tokens_are_refused() {
+    let vector = &documented("vector 1")[0];
+    let key = Key::copy_of(&bytes(vector, "key"));
+    let vault = VaultId::from_bytes(bytes(vector, "vault"));
+    let refused = &documented("refused")[0];
+    assert!(refused.len() >= 28, "only {} cases: is the test reading the page?", refused.len());
+    for case in refused {
+        let (reason, text) = case.split_once(": ").unwrap();
+        let parts = TokenParts::parse(&SessionToken::from(text));
+        assert!(!parts.is_ok_and(|parts| parts.open(&key, &vault).is_ok()), "{reason}");
+    }
+}
+
+#[test]
+fn documented_sizes_are_those_of_the_code() {
+    let page = include_str!("../../docs/token-format.md").replace(',', "");
+    let largest = PREFIX_BYTES + encoded_len(HEAD_BYTES + MAX_CLAIMS_BYTES + TAG_BYTES);
+    assert!(page.contains(&format!("has {largest} characters the smallest {MIN_TEXT_BYTES}.")), "{largest} {MIN_TEXT_BYTES}");
+    assert!(page.contains(&format!("{AAD_BYTES} bytes in all")) && page.contains("No text over 6 KiB"));
+}
