@@ -2,6 +2,12 @@
 //! the right one and whether one is missing is decided above, with two helps from here: the commit is atomic and durable when
 //! it returns, and the anchor remembers, outside the database, the last sequence of every mark.
 
+mod anchor;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod model;
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +22,13 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
 /// The largest key + value that an engine takes in one row.
 pub(crate) const MAX_ROW_BYTES: usize = 96 * 1024;
+
+/// The longest key of a row. Keys stand in every inner node of an engine's tree, so they must stay small.
+pub(crate) const MAX_KEY_BYTES: usize = 256;
+
+/// The most bytes that one commit may put. A commit is one batch of the engine and can't be flushed in parts, so this is also
+/// the most that is ever written between two flushes (see `sled/committer.rs`).
+pub(crate) const MAX_COMMIT_BYTES: usize = 128 * 1024;
 
 /// The most account trees in one shard: where `open_tree` stays cheap and META never leaves the log.
 pub(crate) const TREES_PER_SHARD: usize = 128;
@@ -100,6 +113,29 @@ pub(crate) struct Commit {
     pub(crate) marks: Vec<MarkStep>,
 }
 
+impl Commit {
+    /// Refuses what no engine takes, before anything is queued.
+    fn check_limits(&self) -> Result<(), StorageError> {
+        let too_large = |bytes, limit| Err(StorageError::TooLarge { bytes, limit });
+        let mut total = 0;
+        for (key, value) in &self.puts {
+            let bytes = key.len() + value.len();
+            if bytes > MAX_ROW_BYTES {
+                return too_large(bytes, MAX_ROW_BYTES);
+            }
+            total += bytes;
+        }
+        if total > MAX_COMMIT_BYTES {
+            return too_large(total, MAX_COMMIT_BYTES);
+        }
+        let keys = self.puts.iter().map(|(key, _)| key).chain(&self.removes);
+        match keys.map(Vec::len).find(|bytes| *bytes > MAX_KEY_BYTES) {
+            Some(bytes) => too_large(bytes, MAX_KEY_BYTES),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a sequence is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Mark {
@@ -169,7 +205,7 @@ pub(crate) enum StorageError {
     Closed,
     #[error("too much is waiting to be written")]
     Overloaded,
-    #[error("a row of {bytes} bytes is over the limit of {limit}")]
+    #[error("{bytes} bytes in one key, row or commit are over the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
     #[error("{doing}: {source}")]
     Io { doing: &'static str, source: Arc<std::io::Error> },
