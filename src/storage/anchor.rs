@@ -276,7 +276,9 @@ mod tests {
                 let mut flipped = bytes.clone();
                 flipped[at] ^= 1;
                 let cut = &bytes[..at];
-                assert!(DirectoryAnchor::decode(&flipped, &TestSeal).is_err() && DirectoryAnchor::decode(cut, &TestSeal).is_err());
+                assert!(
+                    DirectoryAnchor::decode(&flipped, &TestSeal).is_err() && DirectoryAnchor::decode(cut, &TestSeal).is_err()
+                );
                 assert!(ShardAnchor::decode(&flipped, ShardId(3), &TestSeal).is_err());
                 assert!(ShardAnchor::decode(cut, ShardId(3), &TestSeal).is_err());
             }

@@ -5,6 +5,7 @@
 mod anchor;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod model;
+pub(crate) mod sled;
 #[cfg(test)]
 mod tests;
 

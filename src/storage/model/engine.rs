@@ -161,7 +161,11 @@ impl Storage for ModelStorage {
                 let found = disk.live.tree(name).and_then(|image| image.marks.get(&Mark::Account)).copied();
                 match (found, anchored) {
                     (None, None) => Err(StorageError::NoTree),
-                    (found, Some(anchored)) if found.unwrap_or(0) < anchored.sequence => {
+                    (None, Some(_)) => {
+                        let detail = "an account's rows are missing".into();
+                        Err(StorageError::Corrupted { place: Location::Shard(shard), detail, accounts: vec![handle] })
+                    }
+                    (Some(found), Some(anchored)) if found < anchored.sequence => {
                         Err(StorageError::RolledBack { place: Location::Shard(shard), accounts: vec![handle] })
                     }
                     _ => Ok(Arc::new(ModelTreeHandle { engine: self.0.clone(), name }) as Arc<dyn Tree>),
@@ -442,11 +446,7 @@ impl Disk {
 }
 
 impl Hold {
-    fn operate<T>(
-        &self,
-        disk: &mut Disk,
-        work: impl FnOnce(&mut Disk) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
+    fn operate<T>(&self, disk: &mut Disk, work: impl FnOnce(&mut Disk) -> Result<T, StorageError>) -> Result<T, StorageError> {
         if disk.holder != Some(self.holder) {
             return Err(StorageError::Closed);
         }

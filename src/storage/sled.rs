@@ -1,0 +1,59 @@
+//! The engine that a vault has on disk: sled 0.34.7, one database for the directory and one per shard. The only place that
+//! names sled, and where its hazards are contained:
+//!
+//! | file | what it contains |
+//! |---|---|
+//! | `place.rs` | the lock, the header, the look at a foreign directory |
+//! | `engine.rs` `tree.rs` | the two traits |
+//! | `committer.rs` `lane.rs` | the threads that alone write to sled; one database's line and turn |
+//! | `watchdog.rs` | a hang or a failed write becomes an error |
+//! | `database.rs` `rows.rs` | one sled database; how rows lie in it |
+//! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
+//! | `anchors.rs` `keeper.rs` | writing the anchors, and the thread that does; closing |
+//! | `files.rs` `header.rs` | files that survive a power cut |
+
+mod anchors;
+mod committer;
+mod core;
+mod database;
+mod engine;
+mod files;
+mod header;
+mod keeper;
+mod lane;
+mod place;
+mod rows;
+mod shards;
+mod shred;
+mod tree;
+mod watchdog;
+
+use std::time::Duration;
+
+pub(crate) use place::SledPlace;
+
+/// What a host can set of the engine.
+#[derive(Clone, Debug)]
+pub(crate) struct SledOptions {
+    /// How many shards are open at once, about 1 MiB of memory and two file descriptors each.
+    pub(crate) max_open_shards: usize,
+    /// After how long a call to sled or to the disk counts as a hang.
+    pub(crate) stall_timeout: Duration,
+    /// How far the anchors may be behind the databases.
+    pub(crate) anchor_interval: Duration,
+    /// How much of a shard, and how much of the directory, sled may keep in memory.
+    pub(crate) shard_cache_bytes: u64,
+    pub(crate) directory_cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            max_open_shards: 64,
+            stall_timeout: Duration::from_secs(10),
+            anchor_interval: Duration::from_millis(100),
+            shard_cache_bytes: 8 << 20,
+            directory_cache_bytes: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The only threads that write to sled: at most two in the process, shared by all vaults.
+//!
+//! Why they exist. sled 0.34.7 writes its log by tasks on a thread pool of the process. Truncating a log file is such a task
+//! too, and the writer that needs the truncated place again waits for it while it holds the lock of that database's segment
+//! accountant, for which all of its write tasks wait as well. When these occupy the pool's seven lasting threads and the
+//! truncation is queued behind them, every sled database of the process hangs for ever. What keeps it from happening:
+//!
+//! - [`MAX_COMMITTERS`]: never more than two databases have write tasks queued at once.
+//! - One committer at a time per database: a database's turn is its lock (`queue.rs`).
+//! - Little is written between two flushes (`queue.rs`): sled keeps one free segment back, so a whole segment of log lies
+//!   between queueing a truncation and waiting for it. If at least one flush falls in between, the truncation, queued before
+//!   the writes that the flush waited for, has been taken from the queue by then, and it needs no lock to finish.
+//!
+//! What all this can't rule out, the watchdog turns into an error.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// The bound on threads that write to sled, in the whole process. More would let write tasks of more databases fill sled's
+/// pool; two are enough to let one database sync while another writes.
+const MAX_COMMITTERS: usize = 2;
+
+/// Something that has work for a committer.
+pub(super) trait Turn: Send + Sync {
+    /// Does a bounded piece of the work, and becomes [ready](Membership::ready) again if there is more.
+    fn take_turn(self: Arc<Self>);
+
+    /// The turn panicked: a mistake of this crate, since calls into sled are caught one by one.
+    fn panicked(self: Arc<Self>);
+}
+
+/// A vault's membership of the pool, ended when dropped. The threads end with the last one.
+pub(super) struct Membership(u64);
+
+static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+static WORK: Condvar = Condvar::new();
+
+#[derive(Default)]
+struct Pool {
+    /// Threads that were started and have not left their loop, also those that still work for a vault that is gone. That is
+    /// what keeps the bound while old threads end and new ones are wanted.
+    threads: usize,
+    next: u64,
+    /// What is ready, by vault.
+    vaults: HashMap<u64, VecDeque<Arc<dyn Turn>>>,
+    /// The vaults that have something ready, each once. Taking turns by vault first, then by database, lets a vault with one
+    /// busy shard write as often as one with two hundred.
+    order: VecDeque<u64>,
+}
+
+impl Membership {
+    /// Joins, and starts a thread if there are too few.
+    pub(super) fn join() -> io::Result<Self> {
+        let mut guard = lock();
+        let pool = guard.get_or_insert_default();
+        pool.next += 1;
+        let id = pool.next;
+        while pool.threads < MAX_COMMITTERS {
+            let thread = std::thread::Builder::new().name("anchorhold-commit".into()).spawn(work);
+            match thread {
+                Ok(_) => pool.threads += 1,
+                // One is enough to go on with.
+                Err(_) if pool.threads > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        pool.vaults.insert(id, VecDeque::new());
+        Ok(Self(id))
+    }
+
+    /// Puts something at the end of this vault's line. It must not be in it already.
+    pub(super) fn ready(&self, turn: Arc<dyn Turn>) {
+        let mut guard = lock();
+        let pool = guard.get_or_insert_default();
+        if let Some(line) = pool.vaults.get_mut(&self.0) {
+            if line.is_empty() {
+                pool.order.push_back(self.0);
+            }
+            line.push_back(turn);
+        }
+        drop(guard);
+        WORK.notify_one();
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut guard = lock();
+        let line = guard.as_mut().and_then(|pool| {
+            pool.order.retain(|id| *id != self.0);
+            pool.vaults.remove(&self.0)
+        });
+        drop(guard);
+        WORK.notify_all();
+        // Dropped after the lock: its jobs' tickets answer.
+        drop(line);
+    }
+}
+
+impl Pool {
+    /// The next turn: of the vault that waited longest, the database that waited longest.
+    fn take(&mut self) -> Option<Arc<dyn Turn>> {
+        let vault = self.order.pop_front()?;
+        let line = self.vaults.get_mut(&vault)?;
+        let turn = line.pop_front();
+        if !line.is_empty() {
+            self.order.push_back(vault);
+        }
+        turn
+    }
+}
+
+fn work() {
+    let mut guard = lock();
+    loop {
+        let pool = guard.get_or_insert_default();
+        if pool.vaults.is_empty() {
+            pool.threads -= 1;
+            return;
+        }
+        let Some(turn) = pool.take() else {
+            guard = WORK.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        drop(guard);
+        let taken = turn.clone();
+        if catch_unwind(AssertUnwindSafe(|| taken.take_turn())).is_err() {
+            turn.panicked();
+        } else {
+            drop(turn);
+        }
+        guard = lock();
+    }
+}
+
+fn lock() -> MutexGuard<'static, Option<Pool>> {
+    // Nothing panics while the lock is held; if it does all the same, the other vaults must go on.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many committers there are in the process now.
+#[cfg(test)]
+pub(super) fn threads() -> usize {
+    lock().as_ref().map_or(0, |pool| pool.threads)
+}

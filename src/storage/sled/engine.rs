@@ -1,0 +1,184 @@
+//! The sled engine as the layers above see it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::super::{AnchorHead, BoxFuture, Commit, Mark, Storage, StorageError, StorageStatus, TREES_PER_SHARD, Tree};
+use super::core::{Core, locked};
+use super::lane::{Committed, DIRECTORY_TREE, Job, Lane};
+use super::shards::{self, Shard};
+use super::shred;
+use super::tree::{self, SledTree};
+use crate::ids::{AccountHandle, ShardId};
+
+pub(super) struct SledStorage {
+    core: Arc<Core>,
+    directory: Arc<Lane>,
+    /// Made when first used, and kept: a few hundred bytes each.
+    shards: Mutex<HashMap<u32, Arc<Lane>>>,
+}
+
+impl SledStorage {
+    pub(super) fn new(core: Arc<Core>, directory: Arc<Lane>) -> Self {
+        Self { core, directory, shards: Mutex::default() }
+    }
+
+    /// Opens the directory and compares it with its anchor.
+    pub(super) async fn open_directory(&self) -> Result<(), StorageError> {
+        let marks = self.directory.read(|lane, database| {
+            let marks = database.bucket_marks(DIRECTORY_TREE).map_err(|failure| lane.read_error(None, failure))?;
+            lane.core.anchors.check_directory(&marks)
+        });
+        marks.await
+    }
+
+    fn lane(&self, shard: ShardId) -> Arc<Lane> {
+        let mut lanes = locked(&self.shards);
+        lanes.entry(shard.0).or_insert_with(|| Lane::new(self.core.clone(), Some(Shard::new(shard)))).clone()
+    }
+
+    /// The lane of a shard that exists.
+    fn existing(&self, shard: ShardId) -> Result<Arc<Lane>, StorageError> {
+        if shard.0 < locked(&self.core.room).shards() { Ok(self.lane(shard)) } else { Err(StorageError::NoTree) }
+    }
+}
+
+impl Storage for SledStorage {
+    fn directory(&self) -> Arc<dyn Tree> {
+        Arc::new(SledTree::directory(self.directory.clone()))
+    }
+
+    fn create(&self, handle: AccountHandle, first: Commit) -> BoxFuture<'_, Result<ShardId, StorageError>> {
+        Box::pin(async move {
+            first.check_limits()?;
+            loop {
+                let shard = locked(&self.core.room).take();
+                let name = handle.as_bytes().to_vec();
+                let commit = Commit { puts: first.puts.clone(), removes: first.removes.clone(), marks: first.marks.clone() };
+                match tree::submit(&self.lane(shard), name, Some(handle), true, commit).await {
+                    Ok(Committed::Durable) => return Ok(shard),
+                    Ok(Committed::NoRoom) => locked(&self.core.room).set_full(shard),
+                    // A damaged shard must not keep new customers out.
+                    Err(StorageError::Corrupted { .. } | StorageError::RolledBack { .. }) => {
+                        locked(&self.core.room).set_full(shard);
+                    }
+                    Err(error) => {
+                        locked(&self.core.room).give_back(shard);
+                        return Err(error);
+                    }
+                }
+            }
+        })
+    }
+
+    fn tree(&self, shard: ShardId, handle: AccountHandle) -> BoxFuture<'_, Result<Arc<dyn Tree>, StorageError>> {
+        Box::pin(async move {
+            let lane = self.existing(shard)?;
+            let find = lane.read(move |lane, database| {
+                let found = database.mark(handle.as_bytes(), Mark::Account);
+                let found = found.map_err(|failure| lane.read_error(Some(handle), failure))?;
+                let cell = lane.shard.as_ref().map(|shard| shard.cell(handle)).unwrap_or_default();
+                let anchored = *locked(&cell);
+                let (place, accounts) = (lane.place(), vec![handle]);
+                match (found, anchored) {
+                    (None, None) => Err(StorageError::NoTree),
+                    (None, Some(_)) => {
+                        let detail = "an account's rows are missing".into();
+                        Err(StorageError::Corrupted { place, detail, accounts })
+                    }
+                    (Some(found), Some(anchored)) if found.sequence < anchored.sequence => {
+                        Err(StorageError::RolledBack { place, accounts })
+                    }
+                    _ => Ok(cell),
+                }
+            });
+            let cell = find.await?;
+            Ok(Arc::new(SledTree::account(lane, handle, cell)) as Arc<dyn Tree>)
+        })
+    }
+
+    fn members(&self, shard: ShardId) -> BoxFuture<'_, Result<Vec<AccountHandle>, StorageError>> {
+        Box::pin(async move {
+            let lane = self.existing(shard)?;
+            let found = lane.read(|lane, database| {
+                let mut members = Vec::new();
+                for name in database.tree_names() {
+                    let Ok(bytes) = <[u8; 16]>::try_from(name.as_slice()) else { continue };
+                    // A tree without a mark is what a crash left of a creation that was never acknowledged.
+                    let mark = database.mark(&name, Mark::Account).map_err(|failure| lane.read_error(None, failure))?;
+                    if mark.is_some() {
+                        members.push(AccountHandle::from_bytes(bytes));
+                    }
+                }
+                members.sort();
+                Ok(members)
+            });
+            match (found.await, &lane.shard) {
+                (Err(error @ (StorageError::Corrupted { .. } | StorageError::RolledBack { .. })), Some(shard)) => {
+                    shards::anchored_accounts(&self.core, shard).ok_or(error)
+                }
+                (found, _) => found,
+            }
+        })
+    }
+
+    fn shards(&self) -> Vec<ShardId> {
+        (0..locked(&self.core.room).shards()).map(ShardId).collect()
+    }
+
+    fn shred(&self, shard: ShardId, handles: Vec<AccountHandle>) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async move {
+            let lane = self.existing(shard)?;
+            let (ticket, answer) = self.core.watchdog.ticket()?;
+            lane.submit(Job::Run(Box::new(move |lane| ticket.answer(shred::shred(lane, &handles)))))?;
+            answer.wait().await
+        })
+    }
+
+    fn sync_anchors(&self) -> BoxFuture<'_, Result<AnchorHead, StorageError>> {
+        Box::pin(async move {
+            let (ticket, answer) = self.core.watchdog.ticket()?;
+            self.core.keeper.sync_anchors(ticket);
+            answer.wait().await
+        })
+    }
+
+    fn write_header(&self, header: Vec<u8>) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async move {
+            let (ticket, answer) = self.core.watchdog.ticket()?;
+            self.core.keeper.write_header(header, ticket);
+            answer.wait().await
+        })
+    }
+
+    fn status(&self) -> StorageStatus {
+        let (shards, accounts) = {
+            let room = locked(&self.core.room);
+            (room.shards() as usize, room.accounts())
+        };
+        StorageStatus {
+            engine: "sled",
+            shards,
+            open_shards: locked(&self.core.open).len(),
+            accounts,
+            repaired: self.core.repaired(),
+            poisoned: self.core.watchdog.poisoned(),
+        }
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async move { self.core.keeper.close().await.unwrap_or(Err(StorageError::Closed)) })
+    }
+}
+
+impl Drop for SledStorage {
+    fn drop(&mut self) {
+        drop(self.core.keeper.close());
+        // A call that hangs must not hang the host's drop for ever.
+        self.core.keeper.wait_until_ended(3 * self.core.options.stall_timeout + Duration::from_secs(1));
+    }
+}
+
+/// A shard's anchor counts members in 16 bits.
+const _: () = assert!(TREES_PER_SHARD <= u16::MAX as usize);

@@ -1,0 +1,131 @@
+//! A vault's directory before the vault is unlocked.
+//!
+//! ```text
+//! vault.lock            empty; locked while a vault is open
+//! header.a  header.b    see header.rs
+//! directory/            a sled database
+//! directory.anchor      see ../anchor.rs
+//! shards/NNNN.G/        a sled database each, with its anchor as the file `anchor`
+//! *.aside-N             a copy of a damaged database, made before it was repaired
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::{AnchorSeal, BoxFuture, Location, Place, Storage, StorageError};
+use super::SledOptions;
+use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
+use super::core::{Core, io_error};
+use super::engine::SledStorage;
+use super::files;
+use super::header::{self, Header};
+use super::keeper::Keeper;
+use super::lane::Lane;
+use super::shards::{self, Room, SHARDS};
+
+const LOCK: &str = "vault.lock";
+
+/// A vault's directory, exclusively held.
+pub(crate) struct SledPlace {
+    root: PathBuf,
+    options: SledOptions,
+    lock: Lock,
+}
+
+/// The lock on a vault's directory, let go of when dropped.
+pub(super) struct Lock(#[allow(dead_code, reason = "held, not used")] File);
+
+impl SledPlace {
+    /// Takes a vault's directory, and makes it when it is not there.
+    ///
+    /// # Errors
+    /// `AlreadyOpen` when another vault, of this or another process, has it: not one byte is touched then. `NotAVault` when
+    /// there is something else.
+    pub(crate) fn acquire(path: &Path, options: SledOptions) -> Result<Self, StorageError> {
+        let opening = |error| io_error("open the vault's directory", error);
+        match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_dir() => return Err(StorageError::NotAVault),
+            Ok(_) => check_content(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files::create_private_dir(path).map_err(opening)?,
+            Err(error) => return Err(opening(error)),
+        }
+        let root = path.canonicalize().map_err(opening)?;
+        let lock = files::private_file().create(true).truncate(false).open(root.join(LOCK)).map_err(opening)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, options, lock: Lock(lock) }),
+            Err(TryLockError::WouldBlock) => Err(StorageError::AlreadyOpen),
+            Err(TryLockError::Error(error)) => Err(io_error("lock the vault's directory", error)),
+        }
+    }
+}
+
+impl Place for SledPlace {
+    fn header(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let damaged = |detail: &str| {
+            Err(StorageError::Corrupted { place: Location::Header, detail: detail.to_owned(), accounts: Vec::new() })
+        };
+        match header::read(&self.root).map_err(|error| io_error("read the vault header", error))? {
+            Header::Whole(content) => Ok(Some(content)),
+            Header::Damaged => damaged("neither header.a nor header.b is whole"),
+            // A new header would make everything that is here unreadable for good.
+            Header::Absent if has_data(&self.root) => damaged("header.a and header.b are missing"),
+            Header::Absent => Ok(None),
+        }
+    }
+
+    fn write_header(&self, header: &[u8]) -> Result<(), StorageError> {
+        header::write(&self.root, header).map_err(|error| io_error("write the vault header", error))
+    }
+
+    fn start(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Arc<dyn Storage>, StorageError>> {
+        Box::pin(async move {
+            let starting = |error| io_error("start the storage engine", error);
+            let Self { root, options, lock } = *self;
+            let (mut directory, head) = anchors::read_directory_anchor(&root, &*seal)?;
+            files::create_private_dir(&root.join(SHARDS)).map_err(starting)?;
+            shards::find_unanchored(&root, &mut directory.shards);
+            let room = Room::new(shards::remembered_counts(&directory.shards));
+            let core = Core::new(root, options, seal, Anchors::new(directory, head), room).map_err(starting)?;
+            let core = Arc::new(core);
+            let lane = Lane::new(core.clone(), None);
+            Keeper::start(core.clone(), lane.clone(), lock).map_err(starting)?;
+            let storage = SledStorage::new(core, lane);
+            match storage.open_directory().await {
+                Ok(()) => Ok(Arc::new(storage) as Arc<dyn Storage>),
+                Err(error) => {
+                    // Whoever opens again at once must not meet the lock. What closing says is less than the error.
+                    let _ = storage.close().await;
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+/// Refuses a directory with content that is not a vault's. Looks only.
+fn check_content(path: &Path) -> Result<(), StorageError> {
+    let opening = |error| io_error("open the vault's directory", error);
+    let mut strange = false;
+    for entry in fs::read_dir(path).map_err(opening)? {
+        let name = entry.map_err(opening)?.file_name();
+        match name.to_str() {
+            // With a header it is a vault, whatever else someone put there.
+            Some("header.a" | "header.b") => return Ok(()),
+            Some(name) if is_known(name) => {}
+            _ => strange = true,
+        }
+    }
+    if strange { Err(StorageError::NotAVault) } else { Ok(()) }
+}
+
+fn is_known(name: &str) -> bool {
+    let name = name.strip_suffix(".new").unwrap_or(name);
+    [LOCK, "header.a", "header.b", DIRECTORY, DIRECTORY_ANCHOR, SHARDS].contains(&name)
+        || name.strip_prefix(DIRECTORY).is_some_and(|rest| rest.starts_with(".aside-"))
+}
+
+fn has_data(root: &Path) -> bool {
+    [DIRECTORY, DIRECTORY_ANCHOR, SHARDS].iter().any(|name| root.join(name).exists())
+}

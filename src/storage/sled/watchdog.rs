@@ -1,0 +1,351 @@
+//! Turns a hang into an error. Every answer that a vault owes and every call into sled or to the disk is known here; a thread
+//! looks at them, and when one takes longer than the stall timeout, or when a write failed, the vault is poisoned: whoever
+//! waits gets the error at once, and nothing is acknowledged any more. The stuck thread itself can't be helped.
+//!
+//! This is the last line of defence against sled's deadlock (see `committer.rs`), which stops every sled database of the
+//! process for good.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_channel::oneshot;
+
+use super::super::StorageError;
+
+/// When a committer last got something done, in milliseconds since [`EPOCH`]. The committers serve all vaults of the process,
+/// so a vault whose jobs merely wait for another's must not take that for a stall.
+static PROGRESS: AtomicU64 = AtomicU64::new(0);
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// One vault's watchdog.
+pub(super) struct Watchdog {
+    stall_timeout: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// An answer that is owed. Dropping it unanswered answers `Closed`.
+pub(super) struct Ticket<T> {
+    watchdog: Arc<Watchdog>,
+    id: u64,
+    reply: Arc<Reply<T>>,
+}
+
+/// The other end of a [`Ticket`].
+pub(super) struct Answer<T>(oneshot::Receiver<Result<T, StorageError>>);
+
+/// Who makes a watched call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A committer: when the call returns, that is progress for every vault.
+    Committer,
+    /// Any other thread.
+    Other,
+}
+
+/// Why a vault acknowledges nothing any more.
+#[derive(Clone)]
+struct Poison {
+    reason: String,
+    /// A call hangs; any further call into sled may hang as well.
+    stalled: bool,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    calls: HashMap<u64, (Instant, &'static str)>,
+    waiting: HashMap<u64, (Instant, Arc<dyn Abandon>)>,
+    poison: Option<Poison>,
+    closed: bool,
+    stopped: bool,
+}
+
+struct Reply<T>(Mutex<Option<oneshot::Sender<Result<T, StorageError>>>>);
+
+trait Abandon: Send + Sync {
+    fn abandon(&self, error: StorageError);
+}
+
+impl Watchdog {
+    /// Starts the thread that watches.
+    pub(super) fn start(stall_timeout: Duration) -> std::io::Result<Arc<Self>> {
+        let watchdog = Arc::new(Self { stall_timeout, state: Mutex::default(), changed: Condvar::new() });
+        let watching = Arc::downgrade(&watchdog);
+        let pause = (stall_timeout / 8).clamp(Duration::from_millis(5), Duration::from_millis(500));
+        std::thread::Builder::new().name("anchorhold-watch".into()).spawn(move || {
+            while let Some(watchdog) = watching.upgrade() {
+                if watchdog.look(pause) {
+                    return;
+                }
+            }
+        })?;
+        Ok(watchdog)
+    }
+
+    /// A ticket and its answer, unless the vault is closed or poisoned.
+    pub(super) fn ticket<T: Send + 'static>(self: &Arc<Self>) -> Result<(Ticket<T>, Answer<T>), StorageError> {
+        let mut state = self.state();
+        state.refusal()?;
+        let (sender, receiver) = oneshot::channel();
+        let reply = Arc::new(Reply(Mutex::new(Some(sender))));
+        let id = state.take_id();
+        state.waiting.insert(id, (Instant::now(), reply.clone()));
+        Ok((Ticket { watchdog: self.clone(), id, reply }, Answer(receiver)))
+    }
+
+    /// Makes a call that must return within the stall timeout.
+    pub(super) fn call<T>(&self, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
+        let id = {
+            let mut state = self.state();
+            let id = state.take_id();
+            state.calls.insert(id, (Instant::now(), what));
+            id
+        };
+        let result = call();
+        self.state().calls.remove(&id);
+        self.changed.notify_all();
+        if caller == Caller::Committer {
+            note_progress();
+        }
+        result
+    }
+
+    /// `Closed` or `Poisoned`, if it is so.
+    pub(super) fn refusal(&self) -> Result<(), StorageError> {
+        self.state().refusal()
+    }
+
+    /// Like [`refusal`](Self::refusal), but lets reads go on after a failed write: sled serves them from what it has.
+    pub(super) fn refuses_reads(&self) -> Result<(), StorageError> {
+        let state = self.state();
+        match &state.poison {
+            _ if state.closed => Err(StorageError::Closed),
+            Some(poison) if poison.stalled => Err(poison.error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops acknowledging: every waiter gets the error now, everyone who comes later as well.
+    pub(super) fn poison(&self, reason: String) {
+        self.poison_for(Poison { reason, stalled: false });
+    }
+
+    pub(super) fn poisoned(&self) -> Option<String> {
+        self.state().poison.as_ref().map(|poison| poison.reason.clone())
+    }
+
+    /// Whether a call hangs, or did when the vault was poisoned.
+    pub(super) fn stalled(&self) -> bool {
+        self.state().poison.as_ref().is_some_and(|poison| poison.stalled)
+    }
+
+    /// Refuses new tickets and waits until every one is answered; `Err` when the vault is poisoned.
+    pub(super) fn close(&self) -> Result<(), StorageError> {
+        let mut state = self.state();
+        state.closed = true;
+        while !state.waiting.is_empty() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.poison.as_ref().map_or(Ok(()), |poison| Err(poison.error()))
+    }
+
+    /// Waits until no call is under way, for as long as the stall timeout at most; whether it is so.
+    pub(super) fn wait_until_quiet(&self) -> bool {
+        let deadline = Instant::now() + self.stall_timeout;
+        let mut state = self.state();
+        while !state.calls.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// One look of the thread; whether it is to end.
+    fn look(&self, pause: Duration) -> bool {
+        let mut state = self.state();
+        if state.stopped {
+            return true;
+        }
+        let now = Instant::now();
+        let too_long = |since: &Instant| now.duration_since(*since) > self.stall_timeout;
+        let stuck = state.calls.values().find(|(since, _)| too_long(since)).map(|(_, what)| *what);
+        let starved = state.waiting.values().any(|(since, _)| too_long(since)) && since_progress() > self.stall_timeout;
+        let seconds = self.stall_timeout.as_secs_f32();
+        let reason = match stuck {
+            _ if state.poison.is_some() => None,
+            Some(what) => Some(format!("the storage engine hangs: {what} took more than {seconds} s")),
+            None if starved => Some(format!("the storage engine hangs: nothing was written for {seconds} s")),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            drop(state);
+            self.poison_for(Poison { reason, stalled: true });
+            state = self.state();
+        }
+        let (state, _) = self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
+        state.stopped
+    }
+
+    fn poison_for(&self, poison: Poison) {
+        let mut state = self.state();
+        let error = match &mut state.poison {
+            // The first reason is the cause, and stays. A stall is worse than a failure, and is noted.
+            Some(first) => {
+                first.stalled |= poison.stalled;
+                first.error()
+            }
+            none => {
+                tracing::error!(reason = poison.reason, "the vault is poisoned and acknowledges nothing until it is reopened");
+                none.insert(poison).error()
+            }
+        };
+        let abandoned = std::mem::take(&mut state.waiting);
+        drop(state);
+        for (_, waiter) in abandoned.into_values() {
+            waiter.abandon(error.clone());
+        }
+        self.changed.notify_all();
+    }
+
+    fn answered(&self, id: u64) {
+        if self.state().waiting.remove(&id).is_some() {
+            self.changed.notify_all();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics while the lock is held; if it does all the same, the watchdog must go on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn refusal(&self) -> Result<(), StorageError> {
+        match &self.poison {
+            _ if self.closed => Err(StorageError::Closed),
+            Some(poison) => Err(poison.error()),
+            None => Ok(()),
+        }
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Poison {
+    fn error(&self) -> StorageError {
+        StorageError::Poisoned(self.reason.clone())
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Answers, unless the watchdog has done so already.
+    pub(super) fn answer(self, result: Result<T, StorageError>) {
+        self.reply.send(result);
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        self.reply.send(Err(StorageError::Closed));
+        self.watchdog.answered(self.id);
+    }
+}
+
+impl<T> Answer<T> {
+    pub(super) async fn wait(self) -> Result<T, StorageError> {
+        self.0.await.unwrap_or(Err(StorageError::Closed))
+    }
+}
+
+impl<T> Reply<T> {
+    fn send(&self, result: Result<T, StorageError>) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            // Whoever dropped the future does not want the answer.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+impl<T: Send> Abandon for Reply<T> {
+    fn abandon(&self, error: StorageError) {
+        self.send(Err(error));
+    }
+}
+
+/// Notes that a committer got something done.
+fn note_progress() {
+    PROGRESS.store(millis_since_epoch(), Ordering::Relaxed);
+}
+
+fn since_progress() -> Duration {
+    Duration::from_millis(millis_since_epoch().saturating_sub(PROGRESS.load(Ordering::Relaxed)))
+}
+
+fn millis_since_epoch() -> u64 {
+    u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_hangs_poisons_and_frees_every_waiter() {
+        let watchdog = Watchdog::start(Duration::from_millis(40)).unwrap();
+        let (own, owns_answer) = watchdog.ticket::<()>().unwrap();
+        let (_other, others_answer) = watchdog.ticket::<()>().unwrap();
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let stuck = {
+            let watchdog = watchdog.clone();
+            std::thread::spawn(move || {
+                watchdog.call(Caller::Committer, "a test's call", || hang.recv().unwrap());
+                own.answer(Ok(()));
+            })
+        };
+        for answer in [owns_answer, others_answer] {
+            match block_on(answer.wait()) {
+                Err(StorageError::Poisoned(reason)) => assert!(reason.contains("a test's call"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(watchdog.ticket::<()>(), Err(StorageError::Poisoned(_))));
+        assert!(watchdog.refuses_reads().is_err());
+        release.send(()).unwrap();
+        stuck.join().unwrap();
+    }
+
+    #[test]
+    fn reads_go_on_after_a_failed_write() {
+        let watchdog = Watchdog::start(Duration::from_secs(10)).unwrap();
+        watchdog.poison("the disk is full".into());
+        assert!(watchdog.refuses_reads().is_ok());
+        assert!(matches!(watchdog.refusal(), Err(StorageError::Poisoned(_))));
+    }
+
+    #[test]
+    fn a_dropped_ticket_is_answered() {
+        let watchdog = Watchdog::start(Duration::from_secs(10)).unwrap();
+        let (ticket, answer) = watchdog.ticket::<u8>().unwrap();
+        drop(ticket);
+        assert!(matches!(block_on(answer.wait()), Err(StorageError::Closed)));
+        assert!(watchdog.close().is_ok());
+    }
+}
