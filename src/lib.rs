@@ -20,3 +20,5 @@ pub use ids::{
     VaultId,
 };
 pub use secret::{ApiKey, RootKey, SessionToken};
+#[cfg(any(test, feature = "testing"))]
+pub use storage::model::{ModelDisk, ModelImage, ModelTree};
