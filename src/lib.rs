@@ -1,24 +1,43 @@
 //! Anchorhold.
 
+mod account;
+mod backend;
 mod clock;
 mod codec;
+mod connection;
 mod crypto;
 mod domain;
 mod ids;
+mod page;
+mod runtime;
 mod secret;
+mod session;
 mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod vault;
 
+pub use account::{Account, NewConnection};
+pub use backend::{AuditReport, Backend};
 pub use clock::{Clock, SystemClock, Timestamp};
+pub use connection::Connection;
 pub use domain::{
-    ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, CreatedApiKey, Credential, CredentialKind,
-    Grant, Grants, Injection, InvalidApiKeyOptions, InvalidCredential, InvalidProvider, InvalidSessionOptions, NewApiKey,
-    OAuth2Tokens, Permission, Permissions, ProviderSettings, Revealed, SessionOptions,
+    AccountInfo, AccountStatus, ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, ConnectionInfo,
+    ConnectionStatus, CreatedApiKey, Credential, CredentialKind, Damaged, DenialReason, Error, Grant, Grants, Injection,
+    InvalidApiKeyOptions, InvalidCredential, InvalidProvider, InvalidSessionOptions, Item, NewApiKey, OAuth2Tokens, OpenError,
+    Permission, Permissions, ProviderSettings, Revealed, SessionOptions, VaultPart,
 };
 pub use domain::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,
 };
+pub use page::{Page, PageRequest};
+pub use runtime::core::AuditPolicy;
+pub use runtime::events::{ApiKeyEventKind, Event, EventKind, Events};
+pub use runtime::head::VaultHead;
+pub use runtime::listing::VerifyReport;
+pub use runtime::ops::sessions::MintedToken;
 pub use secret::{ApiKey, RootKey, SessionToken};
-#[cfg(any(test, feature = "testing"))]
-pub use storage::model::{ModelDisk, ModelImage, ModelTree};
+pub use session::Session;
+pub use vault::{Vault, VaultBuilder, VaultStatus};

@@ -49,7 +49,12 @@ pub(crate) struct HeaderChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WrapPurpose {
     AccountKey,
+    /// Wrapped on its own, so that checking a token derives nothing.
     TokenKey,
+    /// Apart from the account key, so that the audit stays one readable chain when that is rotated.
+    AuditKey,
+    /// The account key before, while a rotation is under way.
+    PreviousAccountKey,
 }
 
 /// Why a keyring can't be made from a header.
@@ -379,6 +384,8 @@ fn wrap_aad<'a>(vault: &'a VaultId, environment: &'a [u8; 1], handle: &'a Accoun
     let purpose: &[u8] = match purpose {
         WrapPurpose::AccountKey => b"account-key",
         WrapPurpose::TokenKey => b"token-key",
+        WrapPurpose::AuditKey => b"audit-key",
+        WrapPurpose::PreviousAccountKey => b"previous-account-key",
     };
     [vault.as_bytes(), environment, handle.as_bytes(), purpose]
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
-use super::denial::Denied;
+use super::denial::DenialReason;
 pub(crate) use super::grants::{Permission, Permissions};
 use super::random;
 use crate::clock::Timestamp;
@@ -218,33 +218,33 @@ impl ApiKeyRecord {
     }
 
     /// Whether a presented key is this one and valid now. `hash` is the keyed hash of the secret that was presented.
-    pub(crate) fn verify(&self, environment: Environment, hash: &[u8; 32], now: Timestamp) -> Result<(), Denied> {
+    pub(crate) fn verify(&self, environment: Environment, hash: &[u8; 32], now: Timestamp) -> Result<(), DenialReason> {
         // Compared first: a caller without the secret must not learn whether the key is revoked.
         if !wipe::eq(&self.hash, hash) || self.environment != environment {
-            return Err(Denied::Forged);
+            return Err(DenialReason::Forged);
         }
         self.check_valid(now)
     }
 
     /// Whether the key is still valid: asked again at each call of a handle that was made from it.
-    pub(crate) fn check_valid(&self, now: Timestamp) -> Result<(), Denied> {
+    pub(crate) fn check_valid(&self, now: Timestamp) -> Result<(), DenialReason> {
         if self.revoked.is_some() {
-            return Err(Denied::Revoked);
+            return Err(DenialReason::Revoked);
         }
         if self.expires.is_some_and(|end| now >= end) {
-            return Err(Denied::Expired);
+            return Err(DenialReason::Expired);
         }
         Ok(())
     }
 
-    pub(crate) fn check_permission(&self, needed: Permission) -> Result<(), Denied> {
-        if self.permissions.contains(needed) { Ok(()) } else { Err(Denied::PermissionMissing) }
+    pub(crate) fn check_permission(&self, needed: Permission) -> Result<(), DenialReason> {
+        if self.permissions.contains(needed) { Ok(()) } else { Err(DenialReason::PermissionMissing) }
     }
 
     /// Whether the key reaches the account of this locator.
-    pub(crate) fn check_account(&self, locator: &[u8; 32]) -> Result<(), Denied> {
+    pub(crate) fn check_account(&self, locator: &[u8; 32]) -> Result<(), DenialReason> {
         match &self.accounts {
-            Some(locators) if locators.binary_search(locator).is_err() => Err(Denied::AccountNotListed),
+            Some(locators) if locators.binary_search(locator).is_err() => Err(DenialReason::AccountNotListed),
             _ => Ok(()),
         }
     }
@@ -362,10 +362,10 @@ mod tests {
         let now = Timestamp::from_millis(1000);
         let mut key = record(0);
         assert_eq!(key.verify(Environment::Test, &[3; 32], now), Ok(()));
-        assert_eq!(key.verify(Environment::Production, &[3; 32], now), Err(Denied::Forged));
+        assert_eq!(key.verify(Environment::Production, &[3; 32], now), Err(DenialReason::Forged));
         key.revoke(now);
-        assert_eq!(key.verify(Environment::Test, &[3; 32], now), Err(Denied::Revoked));
-        assert_eq!(key.verify(Environment::Test, &[4; 32], now), Err(Denied::Forged));
+        assert_eq!(key.verify(Environment::Test, &[3; 32], now), Err(DenialReason::Revoked));
+        assert_eq!(key.verify(Environment::Test, &[4; 32], now), Err(DenialReason::Forged));
     }
 
     #[test]
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!((next.permissions, &next.accounts, &next.label), (old.permissions, &old.accounts, &old.label));
         assert_eq!(old.rotated_to, Some(next.id));
         assert_eq!(old.check_valid(Timestamp::from_millis(10_999)), Ok(()));
-        assert_eq!(old.check_valid(Timestamp::from_millis(11_000)), Err(Denied::Expired));
+        assert_eq!(old.check_valid(Timestamp::from_millis(11_000)), Err(DenialReason::Expired));
         assert_eq!(next.check_valid(Timestamp::from_millis(u64::MAX)), Ok(()));
         old.rotate(&new, [6; 32], Timestamp::from_millis(2000), Duration::from_secs(100));
         assert_eq!(old.expires, Some(Timestamp::from_millis(11_000)));
@@ -393,15 +393,15 @@ mod tests {
         let listed = reach(Some(vec![[9; 32], [7; 32], [9; 32]]));
         assert_eq!(listed.check_account(&[7; 32]), Ok(()));
         assert_eq!(listed.check_account(&[9; 32]), Ok(()));
-        assert_eq!(listed.check_account(&[8; 32]), Err(Denied::AccountNotListed));
+        assert_eq!(listed.check_account(&[8; 32]), Err(DenialReason::AccountNotListed));
         assert_eq!(listed.info().account_limit, Some(2));
-        assert_eq!(reach(Some(vec![])).check_account(&[7; 32]), Err(Denied::AccountNotListed));
+        assert_eq!(reach(Some(vec![])).check_account(&[7; 32]), Err(DenialReason::AccountNotListed));
     }
 
     #[test]
     fn permissions_are_those_given() {
         assert_eq!(record(0).check_permission(Permission::Use), Ok(()));
-        assert_eq!(record(0).check_permission(Permission::Reveal), Err(Denied::PermissionMissing));
+        assert_eq!(record(0).check_permission(Permission::Reveal), Err(DenialReason::PermissionMissing));
     }
 
     #[test]

@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::codec::{self, CodecError};
+use crate::domain::denial::DenialReason;
 use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTokenId};
+
+/// The most entries of one segment: keeps a row well under what an engine takes.
+pub(crate) const SEGMENT_ENTRIES: usize = 64;
 
 /// One entry of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +116,7 @@ pub enum AuditAction {
         /// What was asked for.
         what: String,
         /// Why it was refused.
-        reason: String,
+        reason: DenialReason,
         /// How often in a row.
         count: u64,
     },
@@ -232,10 +236,10 @@ pub(crate) fn decode_segment(first: u64, plain: &[u8]) -> Result<Vec<AuditEntry>
         .collect())
 }
 
-/// The number of entries of a segment and its last link.
-pub(crate) fn segment_end(plain: &[u8]) -> Result<(u64, Option<[u8; 32]>), CodecError> {
+/// The number of entries of a segment and its last link. A segment without entries counts as one without end.
+pub(crate) fn segment_end(plain: &[u8]) -> Result<(u64, [u8; 32]), CodecError> {
     let segment: Segment = codec::decode(plain)?;
-    Ok((segment.entries.len() as u64, segment.links.last().copied()))
+    Ok((segment.entries.len() as u64, segment.links.last().copied().unwrap_or_default()))
 }
 
 /// Walks a chain from its first kept entry.
@@ -272,9 +276,9 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         Ok(())
     }
 
-    /// The number of the entry that would come next: where a break is if the next segment can't be read.
-    pub(crate) fn next_sequence(&self) -> u64 {
-        self.next
+    /// The number of the entry that would come next, and the link of the one before it: where a walk in steps goes on.
+    pub(crate) fn position(&self) -> (u64, [u8; 32]) {
+        (self.next, self.link)
     }
 
     /// Checks that the chain ends where its head says; returns how many entries were checked from `first` on.
@@ -301,7 +305,7 @@ mod tests {
     }
 
     fn denied(count: u64) -> AuditAction {
-        AuditAction::Denied { what: "revealing".into(), reason: "permission missing".into(), count }
+        AuditAction::Denied { what: "revealing".into(), reason: DenialReason::PermissionMissing, count }
     }
 
     #[test]

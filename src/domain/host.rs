@@ -107,6 +107,15 @@ pub(crate) struct Target {
     pub(crate) port: u16,
 }
 
+impl fmt::Display for Target {
+    /// The host, with its port unless it is the scheme's own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.host)?;
+        let own = if self.https { HTTPS_PORT } else { HTTP_PORT };
+        if self.port == own { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
 /// Why a URI names no target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTarget {

@@ -87,6 +87,34 @@ pub(crate) fn check_target(settings: &ProviderSettings, uri: &Uri, headers: &Hea
     Ok(target)
 }
 
+/// Where a request goes, without what else is in it: scheme, authority and `Host` headers.
+#[derive(Debug)]
+pub(crate) struct Approach {
+    uri: Result<Uri, AuthorizeError>,
+    hosts: HeaderMap,
+}
+
+impl Approach {
+    /// Reads it off a request. User information, path and query, which may hold secrets, stay behind.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let mut hosts = HeaderMap::new();
+        for host in request.headers().get_all(HOST) {
+            hosts.append(HOST, host.clone());
+        }
+        let uri = Target::of(request.uri()).map_err(AuthorizeError::from).and_then(|_| {
+            let mut parts = request.uri().clone().into_parts();
+            parts.path_and_query = Some(PathAndQuery::from_static("/"));
+            Uri::from_parts(parts).map_err(|_| AuthorizeError::MalformedHost)
+        });
+        Self { uri, hosts }
+    }
+
+    /// Where it goes, if the provider's credentials may go there.
+    pub(crate) fn check(&self, settings: &ProviderSettings) -> Result<Target, AuthorizeError> {
+        check_target(settings, self.uri.as_ref().map_err(|error| *error)?, &self.hosts)
+    }
+}
+
 /// Checks the request's target and puts the credential in, in place of what the caller had under the same name.
 ///
 /// # Errors

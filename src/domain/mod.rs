@@ -1,11 +1,14 @@
 //! What the vault decides: synchronous, without I/O and without a clock (`now` is an argument).
 
+pub(crate) mod account;
 pub(crate) mod api_key;
 pub(crate) mod audit;
-mod claims;
+pub(crate) mod claims;
 pub(crate) mod credential;
-mod denial;
-mod grants;
+pub(crate) mod denial;
+pub(crate) mod directory;
+pub(crate) mod error;
+pub(crate) mod grants;
 pub(crate) mod head;
 mod host;
 pub(crate) mod inject;
@@ -13,17 +16,23 @@ mod origin;
 pub(crate) mod provider;
 pub(crate) mod session_token;
 
+pub use account::info::{AccountInfo, AccountStatus, ConnectionInfo};
+pub use account::records::ConnectionStatus;
 pub use api_key::{ApiKeyInfo, CreatedApiKey, InvalidApiKeyOptions, NewApiKey};
 pub use audit::{AuditAction, AuditActor, AuditEntry, BrokenLink};
 pub use claims::{InvalidSessionOptions, SessionOptions};
 pub use credential::{Credential, CredentialKind, InvalidCredential, OAuth2Tokens, Revealed};
+pub use denial::DenialReason;
+pub use error::{Damaged, Error, Item, OpenError, VaultPart};
 pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
 pub use provider::{Injection, InvalidProvider, ProviderSettings};
 
 // What the layers above need of the cryptography, which they don't name themselves.
-pub(crate) use crate::crypto::envelope::OpenFailed;
+pub(crate) use crate::crypto::derive::Label;
+pub(crate) use crate::crypto::envelope::{OpenFailed, Plaintext};
 pub(crate) use crate::crypto::header::HeaderError;
+pub(crate) use crate::crypto::key::Key;
 pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError, RotationError, WrapPurpose};
 pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 
@@ -38,6 +47,11 @@ pub(crate) fn random_handle() -> AccountHandle {
 /// The id of a new connection.
 pub(crate) fn random_connection_id() -> ConnectionId {
     ConnectionId::from_bytes(random())
+}
+
+/// The revision that an envelope says it has; whether it is true, opening it tells.
+pub(crate) fn row_revision(sealed: &[u8]) -> Option<u64> {
+    crate::crypto::envelope::header(sealed).ok().map(|header| header.revision)
 }
 
 fn random<const N: usize>() -> [u8; N] {

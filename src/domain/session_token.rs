@@ -10,10 +10,9 @@
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use super::claims::{InvalidSessionOptions, SessionClaims, SessionOptions};
+pub(crate) use super::claims::SessionClaims;
 use super::claims::{MAX_CLAIMS_BYTES, MIN_CLAIMS_BYTES};
-pub(crate) use super::denial::Denied;
-pub(crate) use super::grants::{Grant, Grants};
+pub(crate) use super::denial::DenialReason;
 use crate::clock::Timestamp;
 use crate::crypto::key::Key;
 use crate::ids::{AccountHandle, Environment, VaultId};
@@ -113,23 +112,23 @@ pub(crate) enum Spent {
 
 /// Whether an opened token is good at `now`. Where it may be used from is asked apart
 /// ([`allows_origin`](SessionClaims::allows_origin)), once per session.
-pub(crate) fn check(claims: &SessionClaims, facts: &TokenFacts, now: Timestamp) -> Result<(), Denied> {
+pub(crate) fn check(claims: &SessionClaims, facts: &TokenFacts, now: Timestamp) -> Result<(), DenialReason> {
     if claims.issued.as_millis() > now.as_millis().saturating_add(MAX_SKEW_MILLIS) {
-        return Err(Denied::NotYetValid);
+        return Err(DenialReason::NotYetValid);
     }
     if now >= claims.expires {
-        return Err(Denied::Expired);
+        return Err(DenialReason::Expired);
     }
     if facts.disabled {
-        return Err(Denied::AccountDisabled);
+        return Err(DenialReason::AccountDisabled);
     }
     // An epoch that the account has not reached is none that it minted in: its state would have been rolled back.
     if claims.epoch != facts.epoch {
-        return Err(Denied::OldEpoch);
+        return Err(DenialReason::OldEpoch);
     }
     match facts.spent {
-        Some(Spent::Revoked) => Err(Denied::Revoked),
-        Some(Spent::UsedUp) => Err(Denied::AlreadyUsed),
+        Some(Spent::Revoked) => Err(DenialReason::Revoked),
+        Some(Spent::UsedUp) => Err(DenialReason::AlreadyUsed),
         None => Ok(()),
     }
 }

@@ -10,8 +10,10 @@ pub(crate) mod sled;
 mod tests;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ids::{AccountHandle, ShardId};
 
@@ -33,6 +35,36 @@ pub(crate) const MAX_COMMIT_BYTES: usize = 128 * 1024;
 
 /// The most account trees in one shard: where `open_tree` stays cheap and META never leaves the log.
 pub(crate) const TREES_PER_SHARD: usize = 128;
+
+/// How a vault's files are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineOptions {
+    /// How many shards may be open at once.
+    pub(crate) max_open_shards: usize,
+    /// After how long an operation counts as a hang.
+    pub(crate) stall_timeout: Duration,
+    /// How many accounts share a shard; [`TREES_PER_SHARD`] but in tests.
+    pub(crate) trees_per_shard: usize,
+}
+
+/// Takes hold of a vault's directory.
+///
+/// # Errors
+/// `AlreadyOpen`, and then nothing was touched; `NotAVault`; `Io`.
+pub(crate) fn acquire(path: &Path, options: EngineOptions) -> Result<Box<dyn Place>, StorageError> {
+    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard } = options;
+    let options = sled::SledOptions { max_open_shards, stall_timeout, trees_per_shard, ..sled::SledOptions::default() };
+    Ok(Box::new(sled::SledPlace::acquire(path, options)?))
+}
+
+/// Takes hold of a disk in memory.
+///
+/// # Errors
+/// `AlreadyOpen`.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn acquire_model(disk: &model::ModelDisk) -> Result<Box<dyn Place>, StorageError> {
+    Ok(Box::new(model::ModelPlace::acquire(disk)?))
+}
 
 /// A vault's place before it is unlocked: exclusively held, its header readable, nothing else touched.
 pub(crate) trait Place: Send {

@@ -44,6 +44,8 @@ pub(crate) struct SledOptions {
     /// How much of a shard, and how much of the directory, sled may keep in memory.
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
+    /// How many accounts share a shard.
+    pub(crate) trees_per_shard: usize,
 }
 
 impl Default for SledOptions {
@@ -54,6 +56,7 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 8 << 20,
             directory_cache_bytes: 64 << 20,
+            trees_per_shard: super::TREES_PER_SHARD,
         }
     }
 }

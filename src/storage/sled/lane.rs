@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::super::{Commit, Location, StorageError, TREES_PER_SHARD};
+use super::super::{Commit, Location, StorageError};
 use super::committer::Turn;
 use super::core::{Core, failed, locked};
 use super::database::{Database, Failure};
@@ -387,7 +387,7 @@ impl Lane {
             if !job.create {
                 return Err(Refusal::This(StorageError::NoTree));
             }
-            if self.shard.is_some() && database.tree_count() >= TREES_PER_SHARD {
+            if self.shard.is_some() && database.tree_count() >= self.core.options.trees_per_shard {
                 return Err(Refusal::NoRoom);
             }
             database.create_tree(&job.tree).map_err(Refusal::Database)?;

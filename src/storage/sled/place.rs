@@ -86,7 +86,7 @@ impl Place for SledPlace {
             let (mut directory, head) = anchors::read_directory_anchor(&root, &*seal)?;
             files::create_private_dir(&root.join(SHARDS)).map_err(starting)?;
             shards::find_unanchored(&root, &mut directory.shards);
-            let room = Room::new(shards::remembered_counts(&directory.shards));
+            let room = Room::new(shards::remembered_counts(&directory.shards), options.trees_per_shard);
             let core = Core::new(root, options, seal, Anchors::new(directory, head), room).map_err(starting)?;
             let core = Arc::new(core);
             let lane = Lane::new(core.clone(), None);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::super::anchor::{ShardAnchor, ShardMark};
-use super::super::{Anchored, Location, StorageError, TREES_PER_SHARD};
+use super::super::{Anchored, Location, StorageError};
 use super::anchors::DIRECTORY;
 use super::core::{Core, failed, io_error, locked};
 use super::database::Database;
@@ -50,6 +50,8 @@ pub(super) struct Room {
     /// The shard that gets the next account. One is filled before the next, so that new accounts share its commits.
     current: Option<u32>,
     with_room: BTreeSet<u32>,
+    /// How many trees a shard takes.
+    most: usize,
 }
 
 impl Shard {
@@ -126,15 +128,15 @@ impl Shard {
 }
 
 impl Room {
-    pub(super) fn new(counts: impl Iterator<Item = usize>) -> Self {
+    pub(super) fn new(counts: impl Iterator<Item = usize>, most: usize) -> Self {
         let counts: Vec<_> = counts.collect();
-        let with_room = (0..).zip(&counts).filter(|(_, count)| **count < TREES_PER_SHARD).map(|(id, _)| id).collect();
-        Self { counts, current: None, with_room }
+        let with_room = (0..).zip(&counts).filter(|(_, count)| **count < most).map(|(id, _)| id).collect();
+        Self { counts, current: None, with_room, most }
     }
 
     /// Takes a place for one tree.
     pub(super) fn take(&mut self) -> ShardId {
-        let full = |id: &u32| self.counts[*id as usize] >= TREES_PER_SHARD;
+        let full = |id: &u32| self.counts[*id as usize] >= self.most;
         let id = match self.current.filter(|id| !full(id)).or_else(|| self.with_room.last().copied()) {
             Some(id) => id,
             None => {
@@ -158,13 +160,13 @@ impl Room {
 
     /// A shard that can't take another tree, or can't be used.
     pub(super) fn set_full(&mut self, shard: ShardId) {
-        self.set(shard, TREES_PER_SHARD);
+        self.set(shard, self.most);
     }
 
     pub(super) fn set(&mut self, shard: ShardId, count: usize) {
         if let Some(known) = self.counts.get_mut(shard.0 as usize) {
             *known = count;
-            if count < TREES_PER_SHARD {
+            if count < self.most {
                 self.with_room.insert(shard.0);
             } else {
                 self.with_room.remove(&shard.0);
@@ -320,7 +322,7 @@ mod tests {
 
     #[test]
     fn one_shard_is_filled_before_the_next() {
-        let mut room = Room::new([TREES_PER_SHARD, TREES_PER_SHARD - 2].into_iter());
+        let mut room = Room::new([TREES_PER_SHARD, TREES_PER_SHARD - 2].into_iter(), TREES_PER_SHARD);
         let taken: Vec<_> = (0..4).map(|_| room.take().0).collect();
         assert_eq!(taken, [1, 1, 2, 2]);
         room.give_back(ShardId(1));

@@ -1,0 +1,239 @@
+//! One linked account, as the host's backend sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::backend::{AuditReport, audit_page};
+use crate::connection::Connection;
+use crate::domain::account::info::{AccountInfo, ConnectionInfo};
+use crate::domain::audit::AuditEntry;
+use crate::domain::claims::SessionOptions;
+use crate::domain::{Credential, Error};
+use crate::ids::{ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
+use crate::page::{Page, PageRequest};
+use crate::runtime::actor::Operation;
+use crate::runtime::caller::Caller;
+use crate::runtime::core::Core;
+use crate::runtime::key_table::KeyEntry;
+use crate::runtime::lifecycle::Located;
+use crate::runtime::ops::audit::{ReadAudit, VerifyAudit};
+use crate::runtime::ops::connections::{AddConnection, ListConnections};
+use crate::runtime::ops::info::{Delete, ReadInfo, SetDisabled, SetMetadata};
+use crate::runtime::ops::keys::RotateAccountKey;
+use crate::runtime::ops::sessions::{Mint, MintedToken, RevokeAllSessions, RevokeSession};
+use crate::vault::Inner;
+
+/// One linked account: one customer of yours. Made by [`Backend::account`] and [`Backend::create_account`].
+///
+/// Each call checks the API key again. After the account is deleted every call gets [`Error::NotFound`], also when an account
+/// with the same id was created since.
+///
+/// # Errors of every call
+/// [`Error::InvalidApiKey`], [`Error::PermissionDenied`], [`Error::NotFound`], [`Error::Overloaded`], [`Error::Corrupted`],
+/// [`Error::RolledBack`], [`Error::Poisoned`], [`Error::Closed`].
+///
+/// [`Backend::account`]: crate::Backend::account
+/// [`Backend::create_account`]: crate::Backend::create_account
+#[derive(Clone)]
+pub struct Account {
+    inner: Arc<Inner>,
+    key: Arc<KeyEntry>,
+    id: LinkedAccountId,
+    located: Located,
+}
+
+impl Account {
+    pub(crate) fn new(inner: Arc<Inner>, key: Arc<KeyEntry>, id: LinkedAccountId, located: Located) -> Self {
+        Self { inner, key, id, located }
+    }
+
+    /// The host's id of the account.
+    #[must_use]
+    pub fn id(&self) -> &LinkedAccountId {
+        &self.id
+    }
+
+    /// The environment of the account.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.key.environment()
+    }
+
+    /// What the vault knows of the account. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// Those of every call.
+    pub async fn info(&self) -> Result<AccountInfo, Error> {
+        self.ask(ReadInfo).await
+    }
+
+    /// Replaces the metadata, which must not be secret: up to 4 KiB of text. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub async fn set_metadata(&self, metadata: &str) -> Result<(), Error> {
+        self.ask(SetMetadata(metadata.to_owned())).await
+    }
+
+    /// Disables the account: from the moment this returns its credentials can't be used or revealed, no token is minted and its
+    /// sessions are refused. Everything is kept, and may be managed. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// Those of every call.
+    pub async fn disable(&self) -> Result<(), Error> {
+        self.ask(SetDisabled(true)).await
+    }
+
+    /// Enables the account again; its session tokens that have not expired are good again. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// Those of every call.
+    pub async fn enable(&self) -> Result<(), Error> {
+        self.ask(SetDisabled(false)).await
+    }
+
+    /// Deletes the account by shredding: when this returns, no byte of its keys is left in the vault's files, and what they
+    /// sealed can't be read by anybody, not from an older copy of the records either. Its audit goes too; that it was deleted
+    /// stands in the API-key audit. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// Those of every call. After an error the deletion may have been decided: it is then completed when the vault is opened
+    /// the next time, and the account is gone already.
+    pub async fn delete(&self) -> Result<(), Error> {
+        // Asked of the actor first, which checks the key and notes a refusal.
+        self.ask(Delete).await?;
+        let (core, environment, id, located) = (Arc::clone(self.core()), self.environment(), self.id.clone(), self.located);
+        let actor = self.caller().actor();
+        self.core().run("deleting an account", async move { core.delete_account(environment, id, located, actor).await }).await
+    }
+
+    /// Replaces the account's key and seals every record anew; the audit keeps its own key. Session tokens minted before become
+    /// invalid. Runs beside other requests of the account. Needs [`Permission::Keys`].
+    ///
+    /// # Errors
+    /// Those of every call. A rotation that was interrupted is completed by the next one, and when the account is next loaded.
+    pub async fn rotate_key(&self) -> Result<(), Error> {
+        self.ask(RotateAccountKey).await
+    }
+
+    /// Adds a connection with its credential; durable when this returns. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidCredential`] (over 64 KiB, unusable fields), [`Error::InvalidId`] for the label, [`Error::TooMany`] past
+    /// 1,000 connections; nothing is stored then.
+    pub async fn add_connection(&self, connection: NewConnection) -> Result<Connection, Error> {
+        let NewConnection { provider, label, credential } = connection;
+        let id = self.ask(AddConnection { provider, label, credential }).await?;
+        Ok(Connection::new(self.clone(), id))
+    }
+
+    /// The account's connections, in the order of their ids. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// Those of every call.
+    pub async fn connections(&self) -> Result<Vec<ConnectionInfo>, Error> {
+        self.ask(ListConnections).await
+    }
+
+    /// One connection. Needs a key with [`Permission::Connections`], [`Permission::Use`] or [`Permission::Reveal`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the account has none with this id.
+    pub async fn connection(&self, id: &ConnectionId) -> Result<Connection, Error> {
+        self.ask(crate::runtime::ops::connections::FindConnection(*id)).await?;
+        Ok(Connection::new(self.clone(), *id))
+    }
+
+    /// Mints a session token for this account's browser. Needs [`Permission::Sessions`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidSession`], [`Error::AccountDisabled`].
+    pub async fn mint_session_token(&self, options: SessionOptions) -> Result<MintedToken, Error> {
+        self.ask(Mint(Box::new(options))).await.map(|minted| *minted)
+    }
+
+    /// Revokes one session token; once this returns it is refused everywhere. An id that was never minted is no error, so that
+    /// nobody learns which exist. Needs [`Permission::Sessions`].
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] past 20,000 tokens that are revoked or used up and not expired: revoke all then.
+    pub async fn revoke_session_token(&self, id: &SessionTokenId) -> Result<(), Error> {
+        self.ask(RevokeSession(*id)).await
+    }
+
+    /// Revokes every session token minted so far. Needs [`Permission::Sessions`].
+    ///
+    /// # Errors
+    /// Those of every call.
+    pub async fn revoke_all_session_tokens(&self) -> Result<(), Error> {
+        self.ask(RevokeAllSessions).await
+    }
+
+    /// Reads the account's audit, oldest entries first. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidCursor`] for a page of another listing.
+    pub async fn audit(&self, page: PageRequest) -> Result<Page<AuditEntry>, Error> {
+        let items = self.ask(ReadAudit { after: page.after_entry()?, limit: page.limit() }).await?;
+        Ok(audit_page(&page, items))
+    }
+
+    /// Walks the audit's chain from its first kept entry to its end. Needs [`Permission::Accounts`].
+    ///
+    /// # Errors
+    /// Those of every call; a broken chain is in the answer.
+    pub async fn verify_audit(&self) -> Result<AuditReport, Error> {
+        self.ask(VerifyAudit).await.map(AuditReport::of)
+    }
+
+    pub(crate) async fn ask<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
+        self.core().ask(self.located.handle, self.caller(), operation).await
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        self.inner.core()
+    }
+
+    fn caller(&self) -> Caller {
+        Caller::ApiKey(Arc::clone(&self.key))
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("environment", &self.environment())
+            .field("handle", &self.located.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection that is to be added.
+///
+/// ```
+/// use anchorhold::{Credential, NewConnection, ProviderName};
+/// let connection = NewConnection::new(ProviderName::new("stripe")?, Credential::api_key("sk_123".into())).label("EU shop");
+/// # let _ = connection;
+/// # Ok::<(), anchorhold::InvalidId>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewConnection {
+    provider: ProviderName,
+    label: String,
+    credential: Box<Credential>,
+}
+
+impl NewConnection {
+    /// A connection at a provider. The provider needs settings only when the credential is used for requests.
+    #[must_use]
+    pub fn new(provider: ProviderName, credential: Credential) -> Self {
+        Self { provider, label: String::new(), credential: Box::new(credential) }
+    }
+
+    /// A name for people, to tell several connections at one provider apart: up to 256 bytes without control characters.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+}

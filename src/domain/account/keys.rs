@@ -1,0 +1,61 @@
+//! The keys of one account, unwrapped for one request and wiped at its end.
+
+use std::sync::Arc;
+
+use crate::domain::account::records::Owner;
+use crate::domain::{Key, Keyring, Label, OpenFailed, WrapPurpose};
+
+/// The account's keys as they are stored: sealed under a subkey of the root key, safe to keep in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct WrappedKeys {
+    pub(crate) account: Arc<[u8]>,
+    pub(crate) token: Arc<[u8]>,
+    pub(crate) audit: Arc<[u8]>,
+    /// The account key before, while a rotation is under way.
+    pub(crate) previous_account: Option<Arc<[u8]>>,
+}
+
+/// The subkeys that one request on an account's rows needs. Each is a heap box that wipes itself.
+#[derive(Debug)]
+pub(crate) struct AccountKeys {
+    /// Seals records of the current key version.
+    pub(crate) record: Key,
+    /// Seals records that a rotation under way has not reached yet.
+    pub(crate) previous_record: Option<Key>,
+    pub(crate) head: Key,
+    pub(crate) digest: Key,
+    pub(crate) audit: AuditKeys,
+}
+
+/// The subkeys of the audit: they don't change when the account key is rotated, so history stays readable and one chain.
+#[derive(Debug)]
+pub(crate) struct AuditKeys {
+    pub(crate) record: Key,
+    pub(crate) chain: Key,
+}
+
+impl AccountKeys {
+    /// Unwraps what a request needs. Call it inside a stack frame that is wiped.
+    ///
+    /// # Errors
+    /// [`OpenFailed`] when a wrapped key is not this account's, or was wrapped by another root key.
+    pub(crate) fn unwrap(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
+        let open = |purpose, bytes: &[u8]| keyring.unwrap(purpose, owner.environment, &owner.handle, bytes);
+        let account = open(WrapPurpose::AccountKey, &wrapped.account)?;
+        let audit = open(WrapPurpose::AuditKey, &wrapped.audit)?;
+        let previous =
+            wrapped.previous_account.as_deref().map(|bytes| open(WrapPurpose::PreviousAccountKey, bytes)).transpose()?;
+        Ok(Self::derive(&account, previous.as_ref(), &audit))
+    }
+
+    /// The subkeys of keys that are at hand, as when an account is made or its key is rotated.
+    pub(crate) fn derive(account: &Key, previous: Option<&Key>, audit: &Key) -> Self {
+        Self {
+            record: account.derive(Label::AccountRecord, &[]),
+            previous_record: previous.map(|key| key.derive(Label::AccountRecord, &[])),
+            head: account.derive(Label::AccountHead, &[]),
+            digest: account.derive(Label::AccountDigest, &[]),
+            audit: AuditKeys { record: audit.derive(Label::AuditRecord, &[]), chain: audit.derive(Label::AuditChain, &[]) },
+        }
+    }
+}

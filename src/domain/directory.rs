@@ -1,0 +1,196 @@
+//! The rows of the directory: their keys, the bucket each falls into, and what each holds.
+//!
+//! A row key is bucket (2 bytes, big-endian) ‖ kind ‖ rest, so that a bucket is one range of keys.
+//!
+//! | kind | rest | row |
+//! |---|---|---|
+//! | 0 | – | the bucket's head: digest over every other row of the bucket |
+//! | `l` | environment ‖ locator | an account, found by the keyed hash of its `linked_account_id` |
+//! | `h` | handle | the same account, found by its handle |
+//! | `k` | environment ‖ key id | an API key |
+//! | `p` | environment ‖ locator of the name | a provider's settings |
+//! | `x` | handle | an account that is being shredded |
+//! | `e` | environment | facts of the environment: whether its first API key was handed out, the ends of its audit chain |
+//! | `u` | first sequence | a segment of an environment's API-key audit; in a range of its own, covered by the chain |
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::domain::account::records::ChainEnds;
+use crate::ids::{AccountHandle, ApiKeyId, Environment, ShardId};
+
+/// Buckets for accounts: the first 12 bits of a locator or handle.
+pub(crate) const ACCOUNT_BUCKETS: u16 = 4096;
+/// The bucket of everything that there is little of: API keys, providers, environments, tombstones.
+pub(crate) const CONTROL_BUCKET: u16 = ACCOUNT_BUCKETS;
+/// All buckets that have a head.
+pub(crate) const BUCKETS: u16 = ACCOUNT_BUCKETS + 1;
+/// Where the API-key audit's segments begin; one range per environment.
+const AUDIT_RANGE: u16 = 0xf000;
+
+/// The name of one row of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RowName {
+    BucketHead(u16),
+    Account(Environment, [u8; 32]),
+    Handle(AccountHandle),
+    ApiKey(Environment, ApiKeyId),
+    Provider(Environment, [u8; 32]),
+    Tombstone(AccountHandle),
+    Environment(Environment),
+    AuditSegment(Environment, u64),
+}
+
+impl RowName {
+    /// The bucket whose head covers the row; `None` for audit segments, which their chain covers.
+    pub(crate) fn bucket(&self) -> Option<u16> {
+        match self {
+            RowName::BucketHead(bucket) => Some(*bucket),
+            RowName::Account(_, locator) => Some(account_bucket(locator)),
+            RowName::Handle(handle) => Some(account_bucket(handle.as_bytes())),
+            RowName::ApiKey(..) | RowName::Provider(..) | RowName::Tombstone(_) | RowName::Environment(_) => Some(CONTROL_BUCKET),
+            RowName::AuditSegment(..) => None,
+        }
+    }
+
+    /// The key in the directory's tree.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let range = match self {
+            RowName::AuditSegment(environment, _) => AUDIT_RANGE + u16::from(environment.byte()),
+            _ => self.bucket().unwrap_or(CONTROL_BUCKET),
+        };
+        let mut bytes = Vec::with_capacity(36);
+        bytes.extend_from_slice(&range.to_be_bytes());
+        match self {
+            RowName::BucketHead(_) => bytes.push(0),
+            RowName::Account(environment, locator) => push(&mut bytes, b'l', Some(environment), &locator),
+            RowName::Handle(handle) => push(&mut bytes, b'h', None, handle.as_bytes()),
+            RowName::ApiKey(environment, id) => push(&mut bytes, b'k', Some(environment), id.as_bytes()),
+            RowName::Provider(environment, locator) => push(&mut bytes, b'p', Some(environment), &locator),
+            RowName::Tombstone(handle) => push(&mut bytes, b'x', None, handle.as_bytes()),
+            RowName::Environment(environment) => push(&mut bytes, b'e', Some(environment), &[]),
+            RowName::AuditSegment(_, first) => push(&mut bytes, b'u', None, &first.to_be_bytes()),
+        }
+        bytes
+    }
+
+    /// The name that a key stands for; `None` for a key that this version does not write, or in a bucket not its own.
+    pub(crate) fn parse(key: &[u8]) -> Option<Self> {
+        let (range, rest) = key.split_first_chunk::<2>()?;
+        let range = u16::from_be_bytes(*range);
+        let (kind, rest) = rest.split_first()?;
+        let name = match kind {
+            0 if rest.is_empty() && range < BUCKETS => RowName::BucketHead(range),
+            b'l' => with_environment(rest, RowName::Account)?,
+            b'h' => RowName::Handle(AccountHandle::from_bytes(rest.try_into().ok()?)),
+            b'k' => with_environment(rest, |environment, id| RowName::ApiKey(environment, ApiKeyId::from_bytes(id)))?,
+            b'p' => with_environment(rest, RowName::Provider)?,
+            b'x' => RowName::Tombstone(AccountHandle::from_bytes(rest.try_into().ok()?)),
+            b'e' => with_environment(rest, |environment, _: [u8; 0]| RowName::Environment(environment))?,
+            b'u' => {
+                let environment = Environment::from_byte(u8::try_from(range.checked_sub(AUDIT_RANGE)?).ok()?)?;
+                RowName::AuditSegment(environment, u64::from_be_bytes(rest.try_into().ok()?))
+            }
+            _ => return None,
+        };
+        (name.to_bytes() == key).then_some(name)
+    }
+
+    /// The range of keys of one bucket, head included.
+    pub(crate) fn bucket_range(bucket: u16) -> (Vec<u8>, Vec<u8>) {
+        (bucket.to_be_bytes().to_vec(), (bucket + 1).to_be_bytes().to_vec())
+    }
+
+    /// The range of keys of one environment's API-key audit.
+    pub(crate) fn audit_range(environment: Environment) -> (Vec<u8>, Vec<u8>) {
+        Self::bucket_range(AUDIT_RANGE + u16::from(environment.byte()))
+    }
+}
+
+/// An account in the directory, found by its locator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AccountRow {
+    pub(crate) linked_account_id: String,
+    pub(crate) handle: AccountHandle,
+    pub(crate) shard: ShardId,
+    pub(crate) created: Timestamp,
+}
+
+/// An account in the directory, found by its handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HandleRow {
+    pub(crate) environment: Environment,
+    pub(crate) locator: [u8; 32],
+    pub(crate) shard: ShardId,
+}
+
+/// An account whose deletion is decided and whose bytes are not yet proven gone.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct TombstoneRow {
+    pub(crate) environment: Environment,
+    pub(crate) shard: ShardId,
+}
+
+/// The facts of one environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EnvironmentRow {
+    pub(crate) bootstrapped: bool,
+    pub(crate) audit: ChainEnds,
+}
+
+/// A bucket head's content; its revision is the bucket's sequence.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct BucketHeadRow {
+    pub(crate) digest: [u8; 32],
+}
+
+fn account_bucket(uniform: &[u8]) -> u16 {
+    // Locators and handles are uniform and at least 16 bytes long, so 12 bits of them spread evenly.
+    u16::from_be_bytes([uniform[0], uniform[1]]) >> 4
+}
+
+fn push(bytes: &mut Vec<u8>, kind: u8, environment: Option<Environment>, rest: &[u8]) {
+    bytes.push(kind);
+    bytes.extend(environment.map(Environment::byte));
+    bytes.extend_from_slice(rest);
+}
+
+fn with_environment<const N: usize>(rest: &[u8], name: impl FnOnce(Environment, [u8; N]) -> RowName) -> Option<RowName> {
+    let (environment, rest) = rest.split_first()?;
+    Some(name(Environment::from_byte(*environment)?, rest.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_and_lies_in_its_range() {
+        let handle = AccountHandle::from_bytes([0xff; 16]);
+        let names = [
+            RowName::BucketHead(0),
+            RowName::BucketHead(CONTROL_BUCKET),
+            RowName::Account(Environment::Test, [0xff; 32]),
+            RowName::Account(Environment::Production, [0; 32]),
+            RowName::Handle(handle),
+            RowName::ApiKey(Environment::Test, ApiKeyId::from_bytes([3; 12])),
+            RowName::Provider(Environment::Test, [4; 32]),
+            RowName::Tombstone(handle),
+            RowName::Environment(Environment::Production),
+            RowName::AuditSegment(Environment::Production, 77),
+        ];
+        for name in names {
+            let key = name.to_bytes();
+            assert_eq!(RowName::parse(&key), Some(name));
+            let (from, to) = match name {
+                RowName::AuditSegment(environment, _) => RowName::audit_range(environment),
+                _ => RowName::bucket_range(name.bucket().unwrap()),
+            };
+            assert!(from <= key && key < to);
+            let mut elsewhere = key.clone();
+            elsewhere[0] ^= 1;
+            assert_ne!(RowName::parse(&elsewhere), Some(name));
+        }
+        assert_eq!(RowName::Account(Environment::Test, [0xff; 32]).bucket(), Some(4095));
+    }
+}

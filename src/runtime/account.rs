@@ -1,0 +1,416 @@
+//! One resident account: loads its rows and proves them, makes changes durable one after the other, keeps audit entries until
+//! they are written. Lives on one arbiter; what several requests share is borrowed only between awaits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use async_lock::{Mutex, MutexGuard};
+
+use crate::clock::Timestamp;
+use crate::domain::Plaintext;
+use crate::domain::account::change::{Change, Draft};
+use crate::domain::account::keys::{AccountKeys, WrappedKeys};
+use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
+use crate::domain::account::state::{AccountState, Damage, decode};
+use crate::domain::audit::{self, AuditAction, AuditActor};
+use crate::domain::directory::HandleRow;
+use crate::domain::error::{Damaged, Error, Item, VaultPart};
+use crate::ids::{AccountHandle, ConnectionId, ShardId};
+use crate::runtime::caller::Caller;
+use crate::runtime::core::{AuditPolicy, Core};
+use crate::runtime::events::EventKind;
+use crate::runtime::view::AccountView;
+use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
+
+/// What everybody hears of an account that is not there (any more).
+pub(crate) const GONE: Error = Error::NotFound { what: Item::LinkedAccount };
+
+/// Rows read in one step of a scan.
+const SCAN_STEP: usize = 256;
+
+/// How many entries may wait before a request has to write them first.
+const MAX_PENDING: usize = 512;
+
+/// How many entries that waited go into one commit: at some 800 bytes each at most, they fit beside the largest credential.
+const MAX_ENTRIES_PER_COMMIT: usize = 48;
+
+/// A resident account.
+pub(crate) struct Account {
+    pub(crate) core: Arc<Core>,
+    owner: Owner,
+    shard: ShardId,
+    view: Arc<ArcSwapOption<AccountView>>,
+    loaded: RefCell<Option<Loaded>>,
+    /// Held by whoever changes the account or loads it: one at a time.
+    changes: Mutex<()>,
+    locator: [u8; 32],
+    pending: RefCell<Pending>,
+    flush_scheduled: Cell<bool>,
+    rotation_found: Cell<bool>,
+    /// The actor has stopped: what is still running for it must not touch the account any more.
+    retired: Cell<bool>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) panic_next: Cell<bool>,
+}
+
+struct Loaded {
+    tree: Arc<dyn Tree>,
+    state: AccountState,
+}
+
+/// What happened and is not written yet: it goes with the next commit, or within [`AUDIT_DELAY`](crate::runtime::core::AUDIT_DELAY).
+#[derive(Default)]
+struct Pending {
+    entries: Vec<audit::NewEntry>,
+    used: BTreeMap<ConnectionId, Timestamp>,
+}
+
+/// The right to change the account, held until the change is durable.
+pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, ()>);
+
+impl Account {
+    pub(crate) fn new(core: Arc<Core>, handle: AccountHandle, place: HandleRow, view: Arc<ArcSwapOption<AccountView>>) -> Self {
+        let owner = Owner { vault: core.keyring.vault_id(), environment: place.environment, handle };
+        Self {
+            core,
+            owner,
+            shard: place.shard,
+            view,
+            loaded: RefCell::default(),
+            changes: Mutex::new(()),
+            locator: place.locator,
+            pending: RefCell::default(),
+            flush_scheduled: Cell::new(false),
+            rotation_found: Cell::new(false),
+            retired: Cell::new(false),
+            #[cfg(any(test, feature = "testing"))]
+            panic_next: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn handle(&self) -> AccountHandle {
+        self.owner.handle
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.core.clock.now()
+    }
+
+    /// Waits until the account is loaded. Reads begin with it.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        if self.loaded.borrow().is_none() {
+            self.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for this request's turn to change the account, and until it is loaded. Changes begin with it.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
+        let turn = Turn(self.changes.lock().await);
+        if self.retired.get() {
+            return Err(Error::Closed);
+        }
+        if self.loaded.borrow().is_none() {
+            let loaded = self.load_proven().await?;
+            self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
+            self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
+            *self.loaded.borrow_mut() = Some(loaded);
+        }
+        Ok(turn)
+    }
+
+    /// Has the account loaded and proven anew before the next request: after a panic nothing in memory is trusted.
+    pub(crate) fn distrust(&self) {
+        // A panic leaves no borrow behind, since borrows end before every await and with every unwinding frame.
+        *self.loaded.borrow_mut() = None;
+    }
+
+    /// Looks at the state between two awaits.
+    pub(crate) fn with_state<R>(&self, look: impl FnOnce(&AccountState) -> R) -> Result<R, Error> {
+        let loaded = self.loaded.borrow();
+        loaded.as_ref().map(|loaded| look(&loaded.state)).ok_or(Error::Internal { doing: "using an account that is not loaded" })
+    }
+
+    /// Unwraps the account's keys for the length of one closure, and wipes them.
+    pub(crate) fn with_keys<R>(&self, work: impl FnOnce(&AccountState, &AccountKeys) -> Result<R, Error>) -> Result<R, Error> {
+        let loaded = self.loaded.borrow();
+        let loaded = loaded.as_ref().ok_or(Error::Internal { doing: "using an account that is not loaded" })?;
+        let keys = self.unwrap(&loaded.state.facts.wrapped)?;
+        #[cfg(any(test, feature = "testing"))]
+        assert!(!self.panic_next.replace(false), "asked to panic by a test");
+        work(&loaded.state, &keys)
+    }
+
+    /// Reads one row and opens it, if the account has it.
+    pub(crate) async fn read(&self, key: RecordKey) -> Result<Option<Plaintext>, Error> {
+        loop {
+            let (Some(stamp), tree) = (self.with_state(|state| state.stamp(key))?, self.tree()?) else { return Ok(None) };
+            let sealed = tree.load(&key.to_bytes()).await?;
+            // A change may have been applied while the row was read: then read it again.
+            if self.with_state(|state| state.stamp(key))? != Some(stamp) {
+                continue;
+            }
+            return self
+                .with_keys(|state, keys| state.open(keys, key, sealed.as_deref()).map_err(|damage| self.damaged(damage)))
+                .map(Some);
+        }
+    }
+
+    /// Makes a change durable: the rows that `draft` puts together, the audit entries that wait, and the new head, in one commit.
+    pub(crate) async fn change<R>(
+        &self,
+        turn: &Turn<'_>,
+        draft: impl FnOnce(&mut Draft<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.write_surplus_entries(turn).await?;
+        let (change, waiting, answer) = self.with_keys(|state, keys| self.finish(Draft::new(state, keys), draft))?;
+        self.commit(change, waiting).await?;
+        Ok(answer)
+    }
+
+    /// A change that puts the account under other keys: `rekey` makes them, and what `draft` needs beside them.
+    pub(crate) async fn change_under<K>(
+        &self,
+        turn: &Turn<'_>,
+        rekey: impl FnOnce(&AccountState) -> Result<(AccountKeys, K), Error>,
+        draft: impl FnOnce(&mut Draft<'_>, K) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.write_surplus_entries(turn).await?;
+        let (change, waiting, ()) = self.with_state(|state| {
+            let (keys, made) = rekey(state)?;
+            self.finish(Draft::rekeyed(state, &keys), |drafted| draft(drafted, made))
+        })??;
+        self.commit(change, waiting).await
+    }
+
+    /// Puts the entries that wait in front of those that the change brings.
+    fn finish<R>(
+        &self,
+        mut drafted: Draft<'_>,
+        draft: impl FnOnce(&mut Draft<'_>) -> Result<R, Error>,
+    ) -> Result<(Change, usize, R), Error> {
+        let waiting = {
+            let pending = self.pending.borrow();
+            drafted.audit(pending.entries.iter().take(MAX_ENTRIES_PER_COMMIT).cloned());
+            pending.entries.len().min(MAX_ENTRIES_PER_COMMIT)
+        };
+        let answer = draft(&mut drafted)?;
+        Ok((drafted.finish()?, waiting, answer))
+    }
+
+    /// Writes entries in commits of their own until the rest fits beside any change.
+    async fn write_surplus_entries(&self, _: &Turn<'_>) -> Result<(), Error> {
+        while self.pending.borrow().entries.len() > MAX_ENTRIES_PER_COMMIT {
+            let (change, waiting, ()) = self.with_keys(|state, keys| self.finish(Draft::new(state, keys), |_| Ok(())))?;
+            self.commit(change, waiting).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes what happened without a change of its own. Returns when the entry is as durable as the audit policy asks.
+    pub(crate) async fn note(&self, actor: AuditActor, action: AuditAction, target: Option<ConnectionId>) -> Result<(), Error> {
+        let entry = audit::NewEntry { at: self.now(), actor, action, target };
+        let waiting = {
+            let mut pending = self.pending.borrow_mut();
+            audit::append(&mut pending.entries, entry);
+            pending.entries.len()
+        };
+        match self.core.settings.audit_policy {
+            AuditPolicy::Strict => self.flush().await,
+            AuditPolicy::Batched if waiting >= MAX_PENDING => self.flush().await,
+            AuditPolicy::Batched => Ok(()),
+        }
+    }
+
+    /// Remembers that a connection's credential was used; written with the next commit.
+    pub(crate) fn touch(&self, connection: ConnectionId) {
+        self.pending.borrow_mut().used.insert(connection, self.now());
+    }
+
+    /// When the connection was last used, if that is not written yet.
+    pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
+        self.pending.borrow().used.get(&connection).copied()
+    }
+
+    /// Writes what waits. Called by the timer, before passivation and before closing.
+    pub(crate) async fn flush(&self) -> Result<(), Error> {
+        if self.pending.borrow().is_empty() {
+            return Ok(());
+        }
+        let turn = self.turn().await?;
+        // What was used since: each connection's record, if it is still there.
+        let used = std::mem::take(&mut self.pending.borrow_mut().used);
+        let mut records = Vec::new();
+        for (id, at) in used {
+            if let Some(plain) = self.read(RecordKey::Connection(id)).await? {
+                records.push((id, at, plain));
+            }
+        }
+        self.change(&turn, |draft| {
+            for (id, at, plain) in &records {
+                let mut record: ConnectionRecord = decode(plain).map_err(|damage| self.damaged(damage))?;
+                record.last_used = record.last_used.max(Some(*at));
+                draft.put_connection(*id, &record)?;
+            }
+            Ok(())
+        })
+        .await?;
+        drop(turn);
+        match self.core.settings.audit_retention {
+            Some(keep) => crate::runtime::ops::audit::prune(self, keep).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what waits, or forgets it, and lets nothing touch the account from here on: its actor stops.
+    pub(crate) async fn retire(&self, keep: bool) -> Result<(), Error> {
+        let flushed = if keep { self.flush().await } else { Ok(()) };
+        // Waits for a change that is under way.
+        let turn = self.changes.lock().await;
+        self.retired.set(true);
+        *self.pending.borrow_mut() = Pending::default();
+        self.view.store(None);
+        drop(turn);
+        flushed
+    }
+
+    /// Goes on with a rotation of the account key that was found unfinished when the account was loaded.
+    pub(crate) fn resume_rotation(self: &Rc<Self>) {
+        if !self.rotation_found.replace(false) {
+            return;
+        }
+        let account = Rc::clone(self);
+        actix::spawn(async move {
+            if let Err(error) = crate::runtime::ops::keys::complete(&account).await {
+                tracing::warn!(account = %account.handle(), %error, "a rotation of the account key could not be completed");
+            }
+        });
+    }
+
+    /// An audit entry of now.
+    pub(crate) fn entry(&self, caller: &Caller, action: AuditAction, target: Option<ConnectionId>) -> audit::NewEntry {
+        audit::NewEntry { at: self.now(), actor: caller.actor(), action, target }
+    }
+
+    /// Tells the host's listeners.
+    pub(crate) fn tell(&self, kind: EventKind) -> Result<(), Error> {
+        self.with_state(|state| self.core.events.send(self.owner.environment, &state.facts.linked_account_id, kind))
+    }
+
+    /// What stands for the host's id of the account in the directory.
+    pub(crate) fn locator(&self) -> &[u8; 32] {
+        &self.locator
+    }
+
+    /// Starts the timer that writes what waits, unless it runs.
+    pub(crate) fn schedule_flush(self: &Rc<Self>) {
+        if self.pending.borrow().is_empty() || self.flush_scheduled.replace(true) {
+            return;
+        }
+        let account = Rc::clone(self);
+        actix::spawn(async move {
+            actix::clock::sleep(crate::runtime::core::AUDIT_DELAY).await;
+            account.flush_scheduled.set(false);
+            if let Err(error) = account.flush().await {
+                tracing::warn!(account = %account.handle(), %error, "audit entries could not be written");
+            }
+        });
+    }
+
+    /// Everything about damage to this account's rows that a caller may know.
+    pub(crate) fn damaged(&self, damage: Damage) -> Error {
+        Error::Corrupted(self.damage(damage.0))
+    }
+
+    pub(crate) fn tree(&self) -> Result<Arc<dyn Tree>, Error> {
+        let loaded = self.loaded.borrow();
+        loaded
+            .as_ref()
+            .map(|loaded| Arc::clone(&loaded.tree))
+            .ok_or(Error::Internal { doing: "using an account that is not loaded" })
+    }
+
+    async fn commit(&self, change: Change, waiting: usize) -> Result<(), Error> {
+        let tree = self.tree()?;
+        let step = MarkStep {
+            mark: Mark::Account,
+            expected: change.before,
+            next: Anchored { sequence: change.facts.sequence, digest: [0; 32] },
+        };
+        let commit = Commit { puts: change.puts, removes: change.removes, marks: vec![step] };
+        if let Err(error) = tree.commit(commit).await {
+            // What is durable now is not known here.
+            self.distrust();
+            return Err(error.into());
+        }
+        let mut loaded = self.loaded.borrow_mut();
+        if let Some(loaded) = loaded.as_mut() {
+            loaded.state.apply(change.facts, change.stamps, change.spent);
+            self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
+        }
+        self.pending.borrow_mut().entries.drain(..waiting);
+        Ok(())
+    }
+
+    async fn load_proven(&self) -> Result<Loaded, Error> {
+        let tree = match self.core.storage.tree(self.shard, self.owner.handle).await {
+            Ok(tree) => tree,
+            // The directory proved that the account exists.
+            Err(StorageError::NoTree) => return Err(self.damaged(Damage("the account's tree is missing"))),
+            Err(error) => return Err(error.into()),
+        };
+        let mut rows = Vec::new();
+        for (start, end) in RecordKey::covered_ranges() {
+            scan_all(tree.as_ref(), start, end, &mut rows).await?;
+        }
+        let state = AccountState::load(&self.core.keyring, self.owner, &rows).map_err(|damage| self.damaged(damage))?;
+        if tree.anchored(Mark::Account).is_some_and(|anchored| state.facts.sequence < anchored.sequence) {
+            return Err(Error::RolledBack(self.damage("the account is older than its anchor")));
+        }
+        let last = state.facts.audit.last_segment;
+        if last != 0 {
+            let sealed = tree.load(&RecordKey::Audit(last).to_bytes()).await?;
+            let keys = self.unwrap(&state.facts.wrapped)?;
+            state.prove_last_segment(&keys, sealed.as_deref()).map_err(|damage| self.damaged(damage))?;
+        }
+        Ok(Loaded { tree, state })
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
+        AccountKeys::unwrap(&self.core.keyring, &self.owner, wrapped)
+            .map_err(|_| self.damaged(Damage("the account's keys do not open")))
+    }
+
+    fn damage(&self, detail: &'static str) -> Damaged {
+        Damaged { part: VaultPart::Shard(self.shard), accounts: vec![self.owner.handle], detail: detail.into() }
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.used.is_empty()
+    }
+}
+
+/// Reads a whole range in steps.
+pub(crate) async fn scan_all(tree: &dyn Tree, start: &[u8], end: &[u8], rows: &mut Vec<Row>) -> Result<(), Error> {
+    let mut start = start.to_vec();
+    loop {
+        let step = tree.scan(&start, end, SCAN_STEP).await?;
+        let last = step.len() < SCAN_STEP;
+        if let Some((key, _)) = step.last() {
+            start = [key.as_slice(), &[0]].concat();
+        }
+        rows.extend(step);
+        if last {
+            return Ok(());
+        }
+    }
+}

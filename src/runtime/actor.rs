@@ -1,0 +1,162 @@
+//! The actor of one linked account. It owns the account's state on one thread; a panic in a request ends that request only.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task;
+
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message};
+use futures_channel::oneshot;
+use futures_util::FutureExt as _;
+
+use crate::domain::error::Error;
+use crate::runtime::account::Account;
+use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::gate::Pass;
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Something that a caller asks of one account. It runs on the account's arbiter; what it holds across an `await` is sealed or
+/// boxed, never a key or a plaintext inline.
+pub(crate) trait Operation: Send + 'static {
+    /// What comes back. Secrets in it are behind a box, so that passing it on copies a pointer only.
+    type Answer: Send + 'static;
+
+    /// What is being done, for an error that reports a fault.
+    const DOING: &'static str;
+
+    /// What it asks of its caller; looked at on the arbiter, when its turn has come.
+    const NEEDS: Needs;
+
+    /// Does it.
+    fn run(self, account: &Rc<Account>, caller: &Caller) -> impl Future<Output = Result<Self::Answer, Error>>;
+}
+
+/// An operation with its caller and the way to answer, type erased for the mailbox.
+pub(crate) trait Job: Send {
+    /// Runs it to its end and answers. Never panics.
+    fn run(self: Box<Self>, account: Rc<Account>) -> LocalFuture;
+}
+
+/// A job on its way to an actor. The pass is given back when the job has ended.
+pub(crate) struct Work {
+    pub(crate) job: Box<dyn Job>,
+    pub(crate) pass: Pass,
+}
+
+/// Asks an actor that has nothing to do to stop.
+pub(crate) struct Passivate {
+    /// Whether what it kept back is written first, or goes with the account.
+    pub(crate) keep: bool,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+impl Message for Work {
+    type Result = ();
+}
+
+impl Message for Passivate {
+    type Result = ();
+}
+
+impl Message for Stop {
+    type Result = ();
+}
+
+/// Makes a job of an operation, and the future of its answer.
+pub(crate) fn job<O: Operation>(operation: O, caller: Caller) -> (Box<dyn Job>, oneshot::Receiver<Result<O::Answer, Error>>) {
+    let (reply, answer) = oneshot::channel();
+    (Box::new(Task { operation, caller, reply }), answer)
+}
+
+pub(crate) struct AccountActor {
+    account: Rc<Account>,
+}
+
+impl AccountActor {
+    pub(crate) fn new(account: Account, context: &mut Context<Self>) -> Self {
+        // The gate before the mailbox bounds what is under way, mailbox included; this bound only has to be no smaller.
+        context.set_mailbox_capacity(account.core.settings.mailbox_capacity.saturating_add(1));
+        Self { account: Rc::new(account) }
+    }
+}
+
+impl Actor for AccountActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Work> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, work: Work, _: &mut Context<Self>) {
+        let Work { job, pass } = work;
+        run_or_spawn(Box::pin(job.run(Rc::clone(&self.account)).map(move |()| drop(pass))));
+    }
+}
+
+impl Handler<Passivate> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Passivate, context: &mut Context<Self>) {
+        let account = Rc::clone(&self.account);
+        let address = context.address();
+        actix::spawn(async move {
+            let retired = AssertUnwindSafe(account.retire(message.keep)).catch_unwind().await;
+            if !matches!(retired, Ok(Ok(()))) {
+                tracing::warn!(account = %account.handle(), "audit entries could not be written before passivation");
+            }
+            let _ = address.send(Stop).await;
+            // Whoever waits may have given up; the actor stops all the same.
+            let _ = message.done.send(());
+        });
+    }
+}
+
+struct Stop;
+
+impl Handler<Stop> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
+
+struct Task<O: Operation> {
+    operation: O,
+    caller: Caller,
+    reply: oneshot::Sender<Result<O::Answer, Error>>,
+}
+
+impl<O: Operation> Job for Task<O> {
+    fn run(self: Box<Self>, account: Rc<Account>) -> LocalFuture {
+        Box::pin(async move {
+            let Task { operation, caller, reply } = *self;
+            let body = async {
+                caller.admit(&account, O::NEEDS, O::DOING).await?;
+                let answer = operation.run(&account, &caller).await?;
+                caller.still_good(&account)?;
+                Ok(answer)
+            };
+            let outcome = AssertUnwindSafe(body).catch_unwind().await;
+            let answer = outcome.unwrap_or_else(|_| {
+                tracing::error!(account = %account.handle(), doing = O::DOING, "a request panicked; the account is loaded anew");
+                account.distrust();
+                Err(Error::Internal { doing: O::DOING })
+            });
+            account.resume_rotation();
+            // A caller that dropped its future wants no answer; what it asked for is done all the same.
+            let _ = reply.send(answer);
+        })
+    }
+}
+
+/// Runs a future at once as far as it comes, and leaves only what has to wait to the arbiter's task queue.
+fn run_or_spawn(mut future: LocalFuture) {
+    let mut context = task::Context::from_waker(task::Waker::noop());
+    if future.as_mut().poll(&mut context).is_pending() {
+        // The task is polled once more right away, with a waker of its own.
+        actix::spawn(future);
+    }
+}

@@ -1,0 +1,164 @@
+//! Who asks, checked where it counts: on the account's arbiter, when the request's turn comes, and once more before its answer
+//! goes out. A handle is no snapshot of authority.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::domain::audit::{AuditAction, AuditActor};
+use crate::domain::claims::SessionClaims;
+use crate::domain::denial::DenialReason;
+use crate::domain::error::Error;
+use crate::domain::grants::{Grant, Permission};
+use crate::domain::session_token;
+use crate::ids::Environment;
+use crate::runtime::account::{Account, GONE};
+use crate::runtime::events::EventKind;
+use crate::runtime::key_table::KeyEntry;
+use crate::runtime::sessions::facts_for_session;
+
+/// The authority behind a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Caller {
+    /// The host's backend.
+    ApiKey(Arc<KeyEntry>),
+    /// One browser session of this account.
+    Session(Arc<SessionClaims>),
+    /// The vault itself.
+    Vault,
+}
+
+/// What an operation asks of its caller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// Permissions of which an API key must carry one; none for what no API key may do.
+    pub(crate) permissions: &'static [Permission],
+    /// What a session's token must grant.
+    pub(crate) session: SessionNeed,
+    /// Whether the account must be enabled.
+    pub(crate) enabled: bool,
+}
+
+/// What an operation asks of a session's token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SessionNeed {
+    /// No session may do this.
+    Never,
+    /// Every genuine token will do.
+    Genuine,
+    /// The token must grant it.
+    Grant(Grant),
+}
+
+impl Needs {
+    /// A backend's operation that works on disabled accounts too.
+    pub(crate) const fn backend(permissions: &'static [Permission]) -> Self {
+        Self { permissions, session: SessionNeed::Never, enabled: false }
+    }
+
+    /// A backend's operation that a disabled account refuses.
+    pub(crate) const fn enabled(permissions: &'static [Permission]) -> Self {
+        Self { permissions, session: SessionNeed::Never, enabled: true }
+    }
+
+    /// The vault's own work, which no handle leads to.
+    pub(crate) const fn vault_only() -> Self {
+        Self { permissions: &[], session: SessionNeed::Never, enabled: false }
+    }
+
+    /// What every genuine session may do, and nobody else.
+    pub(crate) const fn any_session() -> Self {
+        Self { permissions: &[], session: SessionNeed::Genuine, enabled: false }
+    }
+
+    /// One that sessions may do as well, with a grant.
+    pub(crate) const fn or_session(self, grant: Grant) -> Self {
+        Self { session: SessionNeed::Grant(grant), ..self }
+    }
+}
+
+impl Caller {
+    /// The caller's name in the audit.
+    pub(crate) fn actor(&self) -> AuditActor {
+        match self {
+            Caller::ApiKey(key) => AuditActor::ApiKey(key.id()),
+            Caller::Session(claims) => AuditActor::Session { id: claims.id, subject: claims.subject.clone() },
+            Caller::Vault => AuditActor::Vault,
+        }
+    }
+
+    /// Lets the caller do what `needs` stands for, or notes the refusal in the account's audit.
+    pub(crate) async fn admit(&self, account: &Rc<Account>, needs: Needs, doing: &'static str) -> Result<(), Error> {
+        account.ready().await?;
+        match self.check(account, needs)? {
+            Ok(()) => Ok(()),
+            Err((error, reason)) => {
+                refuse(account, self.actor(), doing, reason).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a listing may name an account to this caller.
+    pub(crate) fn may_know(&self, environment: Environment, locator: &[u8; 32]) -> bool {
+        match self {
+            Caller::ApiKey(key) => key.check_account(environment, locator).is_ok(),
+            Caller::Session(_) => false,
+            Caller::Vault => true,
+        }
+    }
+
+    /// Checks again before an answer goes out: once a revocation has returned, nothing succeeds.
+    pub(crate) fn still_good(&self, account: &Account) -> Result<(), Error> {
+        match self {
+            Caller::ApiKey(key) => key.check(account.now()).map_err(|_| Error::InvalidApiKey),
+            Caller::Session(_) | Caller::Vault => Ok(()),
+        }
+    }
+
+    fn check(&self, account: &Account, needs: Needs) -> Result<Result<(), (Error, DenialReason)>, Error> {
+        let disabled = account.with_state(|state| state.facts.disabled)?;
+        Ok(match self {
+            Caller::Vault => Ok(()),
+            Caller::ApiKey(key) => check_key(key, account, needs, disabled),
+            Caller::Session(claims) => {
+                let facts =
+                    account.with_state(|state| facts_for_session(state.facts.epoch, disabled, state.spent(&claims.id)))?;
+                match (session_token::check(claims, &facts, account.now()), needs.session) {
+                    (Err(reason), _) => Err((Error::InvalidToken, reason)),
+                    (Ok(()), SessionNeed::Genuine) => Ok(()),
+                    (Ok(()), SessionNeed::Grant(grant)) if claims.grants.contains(grant) => Ok(()),
+                    (Ok(()), SessionNeed::Grant(grant)) => Err((Error::NotGranted { needed: grant }, DenialReason::NotGranted)),
+                    (Ok(()), SessionNeed::Never) => Err((Error::InvalidToken, DenialReason::NotGranted)),
+                }
+            }
+        })
+    }
+}
+
+fn check_key(key: &KeyEntry, account: &Account, needs: Needs, disabled: bool) -> Result<(), (Error, DenialReason)> {
+    key.check(account.now()).map_err(|reason| (Error::InvalidApiKey, reason))?;
+    key.check_account(account.owner().environment, account.locator()).map_err(|reason| (GONE, reason))?;
+    let Some(needed) = needs.permissions.first().copied() else {
+        return Err((Error::Internal { doing: "asking the vault's own work of an actor" }, DenialReason::PermissionMissing));
+    };
+    if !needs.permissions.iter().any(|permission| key.permissions().contains(*permission)) {
+        return Err((Error::PermissionDenied { needed }, DenialReason::PermissionMissing));
+    }
+    if needs.enabled && disabled {
+        return Err((Error::AccountDisabled, DenialReason::AccountDisabled));
+    }
+    Ok(())
+}
+
+/// Notes a refusal in the account's audit and tells the host's listeners.
+pub(crate) async fn refuse(
+    account: &Rc<Account>,
+    actor: AuditActor,
+    doing: &'static str,
+    reason: DenialReason,
+) -> Result<(), Error> {
+    let action = AuditAction::Denied { what: doing.into(), reason, count: 1 };
+    account.note(actor, action, None).await?;
+    account.schedule_flush();
+    account.tell(EventKind::Denied)
+}

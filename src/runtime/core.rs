@@ -1,0 +1,159 @@
+//! What all parts of an open vault share.
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use event_listener::Event as Signal;
+use futures_channel::oneshot;
+use futures_util::FutureExt as _;
+
+use crate::clock::Clock;
+use crate::domain::Keyring;
+use crate::domain::audit::NewEntry;
+use crate::domain::error::Error;
+use crate::ids::{AccountHandle, Environment, ShardId};
+use crate::runtime::actor::{Operation, job};
+use crate::runtime::caller::Caller;
+use crate::runtime::directory::Directory;
+use crate::runtime::events::EventSender;
+use crate::runtime::key_table::KeyTable;
+use crate::runtime::router::Router;
+use crate::runtime::system::Arbiters;
+use crate::storage::Storage;
+
+/// How long an audit entry that needs no commit of its own may wait for one. Leaves time to write it within the promised 100 ms.
+pub(crate) const AUDIT_DELAY: Duration = Duration::from_millis(60);
+
+/// When audit entries of mints, uses, reveals and denials become durable. Changes are always one commit with their entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuditPolicy {
+    /// Within 100 ms, and before the account is passivated or the vault closed. The default.
+    #[default]
+    Batched,
+    /// Before the answer: when the entry can't be made durable, the answer is refused.
+    Strict,
+}
+
+/// The settings of an open vault.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) threads: usize,
+    pub(crate) max_resident_accounts: usize,
+    pub(crate) mailbox_capacity: usize,
+    pub(crate) idle_after: Duration,
+    pub(crate) audit_policy: AuditPolicy,
+    pub(crate) audit_retention: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            max_resident_accounts: 50_000,
+            mailbox_capacity: 1_024,
+            idle_after: Duration::from_secs(300),
+            audit_policy: AuditPolicy::Batched,
+            audit_retention: None,
+        }
+    }
+}
+
+/// An open vault's parts.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) directory: Directory,
+    pub(crate) router: Router,
+    pub(crate) api_keys: KeyTable,
+    pub(crate) events: EventSender,
+    pub(crate) arbiters: Arbiters,
+    pub(crate) started: Instant,
+    /// Accounts whose tree is made and whose directory row is not yet: they are no orphans.
+    pub(crate) creating: Mutex<HashSet<AccountHandle>>,
+    /// Shards that were looked through for orphans since opening.
+    pub(crate) swept: Mutex<HashSet<ShardId>>,
+    /// Refusals that wait to be written to the API-key audit.
+    pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
+    pub(crate) housekeeping: Signal,
+    pub(crate) closing: AtomicBool,
+}
+
+impl Core {
+    /// Milliseconds since the vault was opened; what idleness is measured in, since the wall clock may step.
+    pub(crate) fn uptime_millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn wake_housekeeping(&self) {
+        self.housekeeping.notify(1);
+    }
+
+    /// Asks an account's actor and waits for its answer. If the caller drops the future, the operation is still done.
+    pub(crate) async fn ask<O: Operation>(
+        self: &Arc<Self>,
+        handle: AccountHandle,
+        caller: Caller,
+        operation: O,
+    ) -> Result<O::Answer, Error> {
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
+        let (job, answer) = job(operation, caller);
+        self.router.send(self, handle, job).await?;
+        // A sender that is gone without an answer went down with its arbiter.
+        answer.await.unwrap_or_else(|_| Err(if self.is_closing() { Error::Closed } else { Error::Internal { doing: O::DOING } }))
+    }
+
+    /// Does work of several steps on the vault's own threads, so that a caller who drops its future leaves nothing half done.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
+        self.run_even_closing(doing, work).await
+    }
+
+    /// [`run`](Self::run) for closing itself.
+    pub(crate) async fn run_even_closing<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let started = self.arbiters.spawn(async move {
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            // Whoever asked may have dropped its future.
+            let _ = reply.send(outcome.unwrap_or(Err(Error::Internal { doing })));
+        });
+        if !started {
+            return Err(Error::Closed);
+        }
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    pub(crate) fn creating(&self) -> std::sync::MutexGuard<'_, HashSet<AccountHandle>> {
+        self.creating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn denials(&self) -> std::sync::MutexGuard<'_, BTreeMap<Environment, Vec<NewEntry>>> {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn swept(&self) -> std::sync::MutexGuard<'_, HashSet<ShardId>> {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

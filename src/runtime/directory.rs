@@ -1,0 +1,316 @@
+//! The directory: which accounts, API keys and providers there are. Every answer, a miss above all, is given only after the
+//! rows of its bucket were proven to be the ones last acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_lock::{Mutex, MutexGuard};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::domain::directory::{BUCKETS, BucketHeadRow, RowName};
+use crate::domain::error::{Damaged, Error, VaultPart};
+use crate::domain::head::Digest;
+use crate::domain::{Keyring, Label, Plaintext};
+use crate::storage::{Anchored, Commit, Mark, MarkStep, Tree};
+
+/// A change names all its rows when it takes its locks; any other row is a fault in this crate.
+const UNLOCKED: Error = Error::Internal { doing: "changing a directory row outside the locked buckets" };
+
+/// Rows read in one step of a scan.
+const SCAN_STEP: usize = 512;
+
+/// The directory of one vault.
+pub(crate) struct Directory {
+    tree: Arc<dyn Tree>,
+    keyring: Arc<Keyring>,
+    buckets: Box<[Bucket]>,
+}
+
+#[derive(Default)]
+struct Bucket {
+    proven: AtomicBool,
+    /// One writer at a time; `None` until the bucket was proven.
+    state: Mutex<Option<BucketState>>,
+}
+
+#[derive(Clone, Copy)]
+struct BucketState {
+    sequence: u64,
+    digest: Digest,
+}
+
+impl Directory {
+    pub(crate) fn new(tree: Arc<dyn Tree>, keyring: Arc<Keyring>) -> Self {
+        Self { tree, keyring, buckets: (0..BUCKETS).map(|_| Bucket::default()).collect() }
+    }
+
+    /// One row, or the proof that there is none.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, name: RowName) -> Result<Option<T>, Error> {
+        self.get_bytes(name).await?.map(|plain| decode(&plain)).transpose()
+    }
+
+    /// One row as it was sealed, or the proof that there is none.
+    pub(crate) async fn get_bytes(&self, name: RowName) -> Result<Option<Plaintext>, Error> {
+        if let Some(bucket) = name.bucket() {
+            self.prove(bucket).await?;
+        }
+        let key = name.to_bytes();
+        self.tree.load(&key).await?.map(|value| self.open(&key, &value)).transpose()
+    }
+
+    /// All rows of one bucket whose name `wanted` picks, in the order of their keys.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        bucket: u16,
+        wanted: impl Fn(&RowName) -> bool,
+    ) -> Result<Vec<(RowName, T)>, Error> {
+        let rows = self.list_bytes(bucket, wanted).await?;
+        rows.into_iter().map(|(name, plain)| Ok((name, decode(&plain)?))).collect()
+    }
+
+    /// [`list`](Self::list) of rows as they were sealed.
+    pub(crate) async fn list_bytes(
+        &self,
+        bucket: u16,
+        wanted: impl Fn(&RowName) -> bool,
+    ) -> Result<Vec<(RowName, Plaintext)>, Error> {
+        self.prove(bucket).await?;
+        let (start, end) = RowName::bucket_range(bucket);
+        let mut found = Vec::new();
+        for (key, value) in self.scan(start, &end).await? {
+            match RowName::parse(&key) {
+                Some(name) if wanted(&name) => found.push((name, self.open(&key, &value)?)),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Rows of an API-key audit from `first` on, opened but not decoded.
+    pub(crate) async fn scan_range(&self, start: Vec<u8>, end: &[u8], limit: usize) -> Result<Vec<(RowName, Plaintext)>, Error> {
+        let rows = self.tree.scan(&start, end, limit).await?;
+        rows.into_iter()
+            .map(|(key, value)| {
+                let name = RowName::parse(&key).ok_or_else(|| damaged("a row has a name that no row has"))?;
+                Ok((name, self.open(&key, &value)?))
+            })
+            .collect()
+    }
+
+    /// Takes the write locks of all buckets that `names` fall into, in one order, so that two changes never wait for each other.
+    pub(crate) async fn change(&self, names: &[RowName]) -> Result<Change<'_>, Error> {
+        let mut wanted: Vec<u16> = names.iter().filter_map(RowName::bucket).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut locked = BTreeMap::new();
+        for bucket in wanted {
+            let mut guard = self.buckets[usize::from(bucket)].state.lock().await;
+            let state = match *guard {
+                Some(state) => state,
+                None => self.prove_locked(bucket, &mut guard).await?,
+            };
+            locked.insert(bucket, Locked { next: state, touched: false, guard });
+        }
+        Ok(Change { directory: self, locked, commit: Commit::default() })
+    }
+
+    /// Proves a bucket once per opening; from then on the tree answers as it was proven.
+    async fn prove(&self, bucket: u16) -> Result<(), Error> {
+        let entry = &self.buckets[usize::from(bucket)];
+        if entry.proven.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut guard = entry.state.lock().await;
+        if guard.is_none() {
+            self.prove_locked(bucket, &mut guard).await?;
+        }
+        Ok(())
+    }
+
+    async fn prove_locked(&self, bucket: u16, guard: &mut MutexGuard<'_, Option<BucketState>>) -> Result<BucketState, Error> {
+        let head_key = RowName::BucketHead(bucket).to_bytes();
+        let (start, end) = RowName::bucket_range(bucket);
+        let mut head = None;
+        let mut digest = Digest::EMPTY;
+        for (key, value) in self.scan(start, &end).await? {
+            if key == head_key {
+                let revision =
+                    crate::domain::row_revision(&value).ok_or_else(|| damaged("a bucket's head is not an envelope"))?;
+                head = Some((revision, decode::<BucketHeadRow>(&self.open(&key, &value)?)?));
+            } else {
+                digest.toggle_element(&self.element(&key, &value));
+            }
+        }
+        let anchored = self.tree.anchored(Mark::Bucket(bucket)).unwrap_or(Anchored { sequence: 0, digest: [0; 32] });
+        let (sequence, recorded) = match head {
+            Some((sequence, row)) => (sequence, row.digest),
+            None => (0, Digest::EMPTY.bytes()),
+        };
+        if digest.bytes() != recorded {
+            return Err(damaged("a bucket's rows are not those that its head covers"));
+        }
+        if sequence < anchored.sequence {
+            let detail = "a bucket is older than its anchor";
+            return Err(Error::RolledBack(Damaged { part: VaultPart::Directory, accounts: Vec::new(), detail: detail.into() }));
+        }
+        if sequence == anchored.sequence && sequence > 0 && anchored.digest != recorded {
+            return Err(damaged("a bucket's head is not the one that its anchor remembers"));
+        }
+        let state = BucketState { sequence, digest };
+        **guard = Some(state);
+        self.buckets[usize::from(bucket)].proven.store(true, Ordering::Release);
+        Ok(state)
+    }
+
+    async fn scan(&self, mut start: Vec<u8>, end: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let mut rows = Vec::new();
+        loop {
+            let step = self.tree.scan(&start, end, SCAN_STEP).await?;
+            let last = step.len() < SCAN_STEP;
+            if let Some((key, _)) = step.last() {
+                start = [key.as_slice(), &[0]].concat();
+            }
+            rows.extend(step);
+            if last {
+                return Ok(rows);
+            }
+        }
+    }
+
+    fn open(&self, key: &[u8], value: &[u8]) -> Result<Plaintext, Error> {
+        self.keyring.open_row(key, value).map_err(|_| damaged("a row does not open"))
+    }
+
+    fn element(&self, key: &[u8], value: &[u8]) -> [u8; 32] {
+        self.keyring.mac(Label::DirectoryElement, &[key, value])
+    }
+}
+
+/// A change of the directory that is being put together. It holds the locks of its buckets until it is committed or dropped.
+/// Changes run on the vault's own threads, so that a caller who drops its future does not leave one half done.
+pub(crate) struct Change<'a> {
+    directory: &'a Directory,
+    locked: BTreeMap<u16, Locked<'a>>,
+    commit: Commit,
+}
+
+struct Locked<'a> {
+    next: BucketState,
+    touched: bool,
+    guard: MutexGuard<'a, Option<BucketState>>,
+}
+
+impl Change<'_> {
+    /// Reads a row of a locked bucket as it is before this change.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, name: RowName) -> Result<Option<T>, Error> {
+        let key = name.to_bytes();
+        match self.directory.tree.load(&key).await? {
+            Some(value) => decode(&self.directory.open(&key, &value)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Sets a row. Each name at most once per change.
+    pub(crate) async fn put<T: Serialize>(&mut self, name: RowName, row: &T) -> Result<(), Error> {
+        let plain = codec::encode(row).map_err(|_| Error::Internal { doing: "encoding a directory row" })?;
+        self.put_bytes(name, &plain).await
+    }
+
+    /// Sets a row to bytes that are encoded already.
+    pub(crate) async fn put_bytes(&mut self, name: RowName, plain: &[u8]) -> Result<(), Error> {
+        let key = name.to_bytes();
+        self.toggle_old(name, &key).await?;
+        let revision = match name.bucket() {
+            Some(bucket) => self.sequence(bucket)? + 1,
+            None => 0,
+        };
+        let value = self.directory.keyring.seal_row(&key, revision, plain);
+        if let Some(bucket) = name.bucket() {
+            let element = self.directory.element(&key, &value);
+            self.toggle(bucket, Some(&element))?;
+        }
+        self.commit.puts.push((key, value));
+        Ok(())
+    }
+
+    /// Removes a row, if it is there; says whether it was. Each name at most once per change.
+    pub(crate) async fn remove(&mut self, name: RowName) -> Result<bool, Error> {
+        let key = name.to_bytes();
+        let present = self.toggle_old(name, &key).await?;
+        if present {
+            self.commit.removes.push(key);
+        }
+        Ok(present)
+    }
+
+    /// Makes the change durable.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        for (bucket, locked) in &mut self.locked {
+            let Some(before) = *locked.guard else { continue };
+            if !locked.touched {
+                continue;
+            }
+            locked.next.sequence = before.sequence + 1;
+            let digest = locked.next.digest.bytes();
+            let key = RowName::BucketHead(*bucket).to_bytes();
+            let plain =
+                codec::encode(&BucketHeadRow { digest }).map_err(|_| Error::Internal { doing: "encoding a bucket's head" })?;
+            let value = self.directory.keyring.seal_row(&key, locked.next.sequence, &plain);
+            self.commit.puts.push((key, value));
+            self.commit.marks.push(MarkStep {
+                mark: Mark::Bucket(*bucket),
+                expected: before.sequence,
+                next: Anchored { sequence: locked.next.sequence, digest },
+            });
+        }
+        match self.directory.tree.commit(std::mem::take(&mut self.commit)).await {
+            Ok(()) => {
+                for locked in self.locked.values_mut() {
+                    *locked.guard = Some(locked.next);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What is durable now is not known here: have the buckets proven again.
+                for (bucket, locked) in &mut self.locked {
+                    *locked.guard = None;
+                    self.directory.buckets[usize::from(*bucket)].proven.store(false, Ordering::Release);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn sequence(&self, bucket: u16) -> Result<u64, Error> {
+        self.locked.get(&bucket).map(|locked| locked.next.sequence).ok_or(UNLOCKED)
+    }
+
+    fn toggle(&mut self, bucket: u16, element: Option<&[u8; 32]>) -> Result<(), Error> {
+        let locked = self.locked.get_mut(&bucket).ok_or(UNLOCKED)?;
+        locked.touched = true;
+        if let Some(element) = element {
+            locked.next.digest.toggle_element(element);
+        }
+        Ok(())
+    }
+
+    /// Takes the present version of a row out of its bucket's digest. True when there is one.
+    async fn toggle_old(&mut self, name: RowName, key: &[u8]) -> Result<bool, Error> {
+        let Some(bucket) = name.bucket() else { return Ok(false) };
+        let old = self.directory.tree.load(key).await?;
+        let element = old.as_ref().map(|value| self.directory.element(key, value));
+        self.toggle(bucket, element.as_ref())?;
+        Ok(element.is_some())
+    }
+}
+
+fn decode<T: DeserializeOwned>(plain: &Plaintext) -> Result<T, Error> {
+    codec::decode(plain).map_err(|_| damaged("a row can't be decoded"))
+}
+
+fn damaged(detail: &'static str) -> Error {
+    Error::Corrupted(Damaged { part: VaultPart::Directory, accounts: Vec::new(), detail: detail.into() })
+}

@@ -1,0 +1,195 @@
+//! Session tokens: minting, revoking, using up.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::domain::account::records::{Spent, SpentToken};
+use crate::domain::account::state::Damage;
+use crate::domain::audit::AuditAction;
+use crate::domain::claims::{SessionClaims, SessionOptions};
+use crate::domain::denial::DenialReason;
+use crate::domain::error::Error;
+use crate::domain::grants::Permission;
+use crate::domain::{WrapPurpose, session_token};
+use crate::ids::{LinkedAccountId, SessionTokenId};
+use crate::runtime::account::{Account, Turn};
+use crate::runtime::actor::Operation;
+use crate::runtime::caller::{Caller, Needs, refuse};
+use crate::runtime::events::EventKind;
+use crate::secret::SessionToken;
+
+/// The longest that a token lives, and so the longest that it must be remembered as revoked.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most tokens of one account that are remembered as revoked or used up; `revoke_all` forgets them.
+const MAX_SPENT: usize = 20_000;
+
+/// A session token that was just minted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct MintedToken {
+    /// The token for the browser. It is not stored and can't be shown again.
+    pub token: SessionToken,
+    /// Its id, for revoking it and in the audit.
+    pub id: SessionTokenId,
+    /// When it expires.
+    pub expires_at: Timestamp,
+}
+
+/// Mints a session token.
+pub(crate) struct Mint(pub(crate) Box<SessionOptions>);
+
+impl Operation for Mint {
+    type Answer = Box<MintedToken>;
+    const DOING: &'static str = "minting a session token";
+    const NEEDS: Needs = Needs::enabled(&[Permission::Sessions]);
+
+    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<Box<MintedToken>, Error> {
+        let epoch = account.with_state(|state| state.facts.epoch)?;
+        let claims = self.0.claims(account.now(), epoch)?;
+        let token = account.with_state(|state| {
+            let owner = &state.owner;
+            let wrapped = &state.facts.wrapped.token;
+            let key = account
+                .core
+                .keyring
+                .unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, wrapped)
+                .map_err(|_| account.damaged(Damage("the account's token key does not open")))?;
+            Ok::<_, Error>(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, &claims))
+        })??;
+        let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
+        account.note(caller.actor(), action, None).await?;
+        account.schedule_flush();
+        account.tell(EventKind::SessionMinted { session: claims.id })?;
+        Ok(Box::new(MintedToken { token, id: claims.id, expires_at: claims.expires }))
+    }
+}
+
+/// Revokes one token. A token that never was is revoked as well: nobody learns which ids exist.
+pub(crate) struct RevokeSession(pub(crate) SessionTokenId);
+
+impl Operation for RevokeSession {
+    type Answer = ();
+    const DOING: &'static str = "revoking a session token";
+    const NEEDS: Needs = Needs::backend(&[Permission::Sessions]);
+
+    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+        let id = self.0;
+        let until = account.now().plus(LONGEST_LIFETIME);
+        let turn = account.turn().await?;
+        if account.with_state(|state| state.spent(&id))? == Some(Spent::Revoked) {
+            return Ok(());
+        }
+        spend(
+            account,
+            &turn,
+            caller,
+            id,
+            SpentToken { spent: Spent::Revoked, until },
+            AuditAction::SessionRevoked { session: id },
+        )
+        .await?;
+        account.tell(EventKind::SessionRevoked { session: id })
+    }
+}
+
+/// Revokes all tokens by beginning a new epoch.
+pub(crate) struct RevokeAllSessions;
+
+impl Operation for RevokeAllSessions {
+    type Answer = ();
+    const DOING: &'static str = "revoking all session tokens";
+    const NEEDS: Needs = Needs::backend(&[Permission::Sessions]);
+
+    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+        let turn = account.turn().await?;
+        let mut info = super::info::read_info(account).await?;
+        info.epoch += 1;
+        let entry = account.entry(caller, AuditAction::AllSessionsRevoked, None);
+        account
+            .change(&turn, |draft| {
+                draft.put_info(&info)?;
+                draft.forget_spent();
+                draft.audit([entry]);
+                Ok(())
+            })
+            .await?;
+        account.tell(EventKind::AllSessionsRevoked)
+    }
+}
+
+/// Uses a single-use token up. The answer comes when that is durable; of two callers with one token one succeeds.
+pub(crate) struct Consume(pub(crate) Arc<SessionClaims>);
+
+impl Operation for Consume {
+    type Answer = ();
+    const DOING: &'static str = "using up a session token";
+    const NEEDS: Needs = Needs::vault_only();
+
+    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+        let claims = self.0;
+        let turn = account.turn().await?;
+        let caller = Caller::Session(Arc::clone(&claims));
+        // Checked again: between the check on the caller's thread and this turn anything may have happened.
+        let spent = account.with_state(|state| state.spent(&claims.id))?;
+        if spent.is_some() {
+            drop(turn);
+            refuse(account, caller.actor(), Self::DOING, DenialReason::AlreadyUsed).await?;
+            return Err(Error::InvalidToken);
+        }
+        let token = SpentToken { spent: Spent::UsedUp, until: claims.expires };
+        spend(account, &turn, &caller, claims.id, token, AuditAction::SessionUsedUp { session: claims.id }).await?;
+        account.tell(EventKind::SessionUsedUp { session: claims.id })
+    }
+}
+
+/// Checks that a session is still good, and tells which account it is of.
+pub(crate) struct ReadSession;
+
+impl Operation for ReadSession {
+    type Answer = LinkedAccountId;
+    const DOING: &'static str = "checking a session";
+    const NEEDS: Needs = Needs::any_session();
+
+    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<LinkedAccountId, Error> {
+        let id = account.with_state(|state| LinkedAccountId::new(&state.facts.linked_account_id))?;
+        id.map_err(|_| account.damaged(Damage("the account's id is none")))
+    }
+}
+
+/// Loads the account and publishes what a check of a token needs.
+pub(crate) struct Load;
+
+impl Operation for Load {
+    type Answer = ();
+    const DOING: &'static str = "loading an account";
+    const NEEDS: Needs = Needs::vault_only();
+
+    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+        account.ready().await
+    }
+}
+
+async fn spend(
+    account: &Account,
+    turn: &Turn<'_>,
+    caller: &Caller,
+    id: SessionTokenId,
+    token: SpentToken,
+    action: AuditAction,
+) -> Result<(), Error> {
+    let now = account.now();
+    if account.with_state(|state| state.spent.values().filter(|token| token.until > now).count())? >= MAX_SPENT {
+        return Err(Error::TooMany { what: "revoked or used session tokens of this account", limit: MAX_SPENT });
+    }
+    let entry = account.entry(caller, action, None);
+    account
+        .change(turn, |draft| {
+            draft.spend(id, token, now)?;
+            draft.audit([entry]);
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,61 @@
+//! Rotating the root key: the header learns the new key, every account's keys are wrapped anew, the header forgets the old one.
+//! A crash in between leaves a header with both keys; the same call completes it.
+
+use std::sync::Arc;
+
+use crate::domain::directory::{ACCOUNT_BUCKETS, HandleRow, RowName};
+use crate::domain::error::{Error, Item};
+use crate::domain::{HeaderChange, KeyProvider, RotationError};
+use crate::runtime::caller::Caller;
+use crate::runtime::core::Core;
+use crate::runtime::ops::keys::Rewrap;
+
+impl Core {
+    /// Rotates to the key of `provider`, or completes the rotation that is under way.
+    pub(crate) async fn rotate_root_key(self: &Arc<Self>, provider: &dyn KeyProvider) -> Result<(), Error> {
+        if !self.keyring.is_rotating() {
+            let parameters = provider.parameters().map_err(Arc::new)?;
+            let root = provider.root_key(&parameters).map_err(Arc::new)?;
+            let change = self.keyring.begin_rotation(&root, &parameters).map_err(fault)?;
+            drop(root);
+            self.put_header(change).await?;
+        }
+        self.rewrap_all().await?;
+        let change = self.keyring.finish_rotation().map_err(fault)?;
+        self.put_header(change).await
+    }
+
+    async fn rewrap_all(self: &Arc<Self>) -> Result<(), Error> {
+        for bucket in 0..ACCOUNT_BUCKETS {
+            let rows = self.directory.list::<HandleRow>(bucket, |name| matches!(name, RowName::Handle(_))).await?;
+            for (name, _) in rows {
+                let RowName::Handle(handle) = name else { continue };
+                match self.ask_patiently(handle).await {
+                    // Deleted since the row was read.
+                    Ok(()) | Err(Error::NotFound { what: Item::LinkedAccount }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_patiently(self: &Arc<Self>, handle: crate::ids::AccountHandle) -> Result<(), Error> {
+        loop {
+            match self.ask(handle, Caller::Vault, Rewrap).await {
+                Err(Error::Overloaded) => actix::clock::sleep(std::time::Duration::from_millis(20)).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn put_header(&self, change: HeaderChange) -> Result<(), Error> {
+        self.storage.write_header(change.header().to_vec()).await?;
+        self.keyring.apply(change).map_err(fault)
+    }
+}
+
+fn fault(error: RotationError) -> Error {
+    tracing::error!(%error, "rotating the root key");
+    Error::Internal { doing: "rotating the root key" }
+}

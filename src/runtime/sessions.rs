@@ -1,0 +1,99 @@
+//! From a session token to its account. The check runs on the caller's thread, against the view that the account's actor
+//! published; only loading an account, using a token up and noting a refusal take a hop.
+
+use std::sync::Arc;
+
+use crate::domain::WrapPurpose;
+use crate::domain::audit::AuditActor;
+use crate::domain::claims::SessionClaims;
+use crate::domain::denial::DenialReason;
+use crate::domain::error::Error;
+use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
+use crate::ids::{AccountHandle, Environment};
+use crate::runtime::caller::Caller;
+use crate::runtime::core::Core;
+use crate::runtime::ops::audit::NoteDenial;
+use crate::runtime::ops::sessions::{Consume, Load};
+use crate::runtime::view::AccountView;
+use crate::secret::SessionToken;
+
+const DOING: &str = "opening a session";
+
+impl Core {
+    /// Checks a token and finds its account. Every refusal is [`Error::InvalidToken`]; the reason stands in the account's audit.
+    pub(crate) async fn open_session(
+        self: &Arc<Self>,
+        token: &SessionToken,
+        origin: Option<&str>,
+    ) -> Result<(AccountHandle, Environment, Arc<SessionClaims>), Error> {
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
+        let parts = TokenParts::parse(token).map_err(|_| Error::InvalidToken)?;
+        let handle = parts.handle;
+        let view = match self.view(handle).await {
+            Ok(view) => view,
+            Err(Error::NotFound { .. }) => return Err(Error::InvalidToken),
+            Err(error) => return Err(error),
+        };
+        match self.check(parts, &view, origin) {
+            Ok(claims) => {
+                let claims = Arc::new(claims);
+                if claims.single_use {
+                    self.ask(handle, Caller::Vault, Consume(Arc::clone(&claims))).await?;
+                }
+                Ok((handle, view.owner.environment, claims))
+            }
+            Err((actor, reason)) => {
+                let noted = self.ask(handle, Caller::Vault, NoteDenial { actor, what: DOING, reason }).await;
+                match noted {
+                    // Overload is no reason to tell a bad token from a good one.
+                    Ok(()) | Err(Error::Overloaded) => Err(Error::InvalidToken),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn view(self: &Arc<Self>, handle: AccountHandle) -> Result<Arc<AccountView>, Error> {
+        if let Some(view) = self.router.resident(self, &handle).and_then(|resident| resident.view.load_full()) {
+            return Ok(view);
+        }
+        self.ask(handle, Caller::Vault, Load).await?;
+        let resident = self.router.start(self, handle).await?;
+        resident.view.load_full().ok_or(Error::Overloaded)
+    }
+
+    fn check(
+        &self,
+        parts: TokenParts,
+        view: &AccountView,
+        origin: Option<&str>,
+    ) -> Result<SessionClaims, (AuditActor, DenialReason)> {
+        let owner = &view.owner;
+        let forged = (AuditActor::Unknown, DenialReason::Forged);
+        // The environment of the text decides nothing: the token must open under that of the account.
+        if parts.environment != owner.environment {
+            return Err(forged);
+        }
+        let key = self
+            .keyring
+            .unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &view.wrapped_token_key)
+            .map_err(|_| forged.clone())?;
+        let claims = parts.open(&key, &owner.vault).map_err(|_| forged)?;
+        drop(key);
+        let facts =
+            TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent.get(&claims.id).map(|token| token.spent) };
+        let reason = match session_token::check(&claims, &facts, self.clock.now()) {
+            Ok(()) if claims.allows_origin(origin) => return Ok(claims),
+            Ok(()) => DenialReason::OriginNotAllowed,
+            Err(reason) => reason,
+        };
+        Err((AuditActor::Session { id: claims.id, subject: claims.subject }, reason))
+    }
+}
+
+/// What a session that was opened before is checked against: having used its token up itself is no reason to end it.
+pub(crate) fn facts_for_session(epoch: u64, disabled: bool, spent: Option<Spent>) -> TokenFacts {
+    TokenFacts { epoch, disabled, spent: spent.filter(|spent| *spent == Spent::Revoked) }
+}

@@ -1,0 +1,31 @@
+//! What a check of a session token needs, published by the account's actor: the check runs on its caller's thread, without a
+//! hop, and sees a revocation before the call that made it returns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::domain::account::records::{Owner, SpentToken};
+use crate::domain::account::state::AccountState;
+use crate::ids::SessionTokenId;
+
+/// An immutable view of an account; every change publishes another one. The key in it is sealed.
+#[derive(Debug)]
+pub(crate) struct AccountView {
+    pub(crate) owner: Owner,
+    pub(crate) wrapped_token_key: Arc<[u8]>,
+    pub(crate) epoch: u64,
+    pub(crate) disabled: bool,
+    pub(crate) spent: Arc<BTreeMap<SessionTokenId, SpentToken>>,
+}
+
+impl AccountView {
+    pub(crate) fn of(state: &AccountState) -> Self {
+        Self {
+            owner: state.owner,
+            wrapped_token_key: Arc::clone(&state.facts.wrapped.token),
+            epoch: state.facts.epoch,
+            disabled: state.facts.disabled,
+            spent: Arc::clone(&state.spent),
+        }
+    }
+}

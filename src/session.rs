@@ -1,0 +1,116 @@
+//! What a session token opens: one linked account, without a way to any secret.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::domain::account::info::ConnectionInfo;
+use crate::domain::claims::SessionClaims;
+use crate::domain::{Error, Grants};
+use crate::ids::{AccountHandle, ConnectionId, Environment, LinkedAccountId, SessionTokenId};
+use crate::runtime::actor::Operation;
+use crate::runtime::caller::Caller;
+use crate::runtime::ops::connections::{ListConnections, RemoveConnection};
+use crate::runtime::ops::sessions::ReadSession;
+use crate::vault::Inner;
+
+/// One browser session of ONE linked account. Made by [`Vault::session`] from its token.
+///
+/// The account is derived from the token: no method takes an account id, so nothing that a client sends can name another
+/// customer; and none returns or uses a secret. Each call checks the token again: once it is revoked or expired, or the account
+/// is disabled or deleted, every call gets [`Error::InvalidToken`]; a call that the token does not grant gets
+/// [`Error::NotGranted`].
+///
+/// [`Vault::session`]: crate::Vault::session
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+    handle: AccountHandle,
+    environment: Environment,
+    claims: Arc<SessionClaims>,
+}
+
+impl Session {
+    pub(crate) fn new(inner: Arc<Inner>, handle: AccountHandle, environment: Environment, claims: Arc<SessionClaims>) -> Self {
+        Self { inner, handle, environment, claims }
+    }
+
+    /// The token's id, as it stands in the audit.
+    #[must_use]
+    pub fn id(&self) -> SessionTokenId {
+        self.claims.id
+    }
+
+    /// The environment of the account.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
+    /// When the token expires.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.claims.expires
+    }
+
+    /// What the token grants.
+    #[must_use]
+    pub fn grants(&self) -> Grants {
+        self.claims.grants
+    }
+
+    /// The subject that your backend gave the token when it minted it.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.claims.subject.as_deref()
+    }
+
+    /// The host's id of the account that the session belongs to.
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`] when the session has ended.
+    pub async fn linked_account_id(&self) -> Result<LinkedAccountId, Error> {
+        self.ask(ReadSession).await
+    }
+
+    /// The account's connections, as far as the token allows their providers. Needs [`Grant::ListConnections`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`], [`Error::NotGranted`].
+    ///
+    /// [`Grant::ListConnections`]: crate::Grant::ListConnections
+    pub async fn connections(&self) -> Result<Vec<ConnectionInfo>, Error> {
+        self.ask(ListConnections).await
+    }
+
+    /// Removes a connection of this account. Needs [`Grant::Disconnect`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when this account has none with that id, or the token does not allow its provider;
+    /// [`Error::InvalidToken`], [`Error::NotGranted`].
+    ///
+    /// [`Grant::Disconnect`]: crate::Grant::Disconnect
+    pub async fn disconnect(&self, connection: &ConnectionId) -> Result<(), Error> {
+        self.ask(RemoveConnection(*connection)).await
+    }
+
+    async fn ask<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
+        let caller = Caller::Session(Arc::clone(&self.claims));
+        match self.inner.core().ask(self.handle, caller, operation).await {
+            // An account that is gone ends its sessions like any other reason does.
+            Err(Error::NotFound { what: crate::domain::Item::LinkedAccount }) => Err(Error::InvalidToken),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.claims.id)
+            .field("environment", &self.environment)
+            .field("grants", &self.claims.grants)
+            .field("expires_at", &self.claims.expires)
+            .finish_non_exhaustive()
+    }
+}

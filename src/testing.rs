@@ -1,0 +1,46 @@
+//! For tests of this crate and of hosts (feature `testing`): a disk in memory, a clock to set, and faults on demand.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::clock::{Clock, Timestamp};
+use crate::domain::Error;
+use crate::runtime::ops::panic::PanicNext;
+pub use crate::storage::model::{ModelDisk, ModelImage, ModelTree};
+
+/// A clock that stands still until it is set.
+#[derive(Debug)]
+pub struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub const fn new(now: Timestamp) -> Self {
+        Self(AtomicU64::new(now.as_millis()))
+    }
+
+    /// Sets the time, forward or back.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.as_millis(), Ordering::SeqCst);
+    }
+
+    /// Moves the time forward.
+    pub fn advance(&self, by: Duration) {
+        self.set(self.now().plus(by));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Makes the account's next request that opens a key panic while it holds the key.
+///
+/// # Errors
+/// Those of every call of the account.
+pub async fn panic_next_request(account: &Account) -> Result<(), Error> {
+    account.ask(PanicNext).await
+}

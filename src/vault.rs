@@ -1,0 +1,368 @@
+//! The vault: opening, closing, and the two doors into it. It can do nothing with customers itself.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::clock::{Clock, SystemClock};
+use crate::domain::{Error, KeyProvider, LockKind, OpenError};
+use crate::ids::{Environment, VaultId};
+use crate::runtime::boot::{self, Opening, PlaceOptions};
+use crate::runtime::core::{AuditPolicy, Core, Settings};
+use crate::runtime::events::Events;
+use crate::runtime::head::VaultHead;
+use crate::runtime::listing::VerifyReport;
+use crate::runtime::system::Threads;
+use crate::secret::{ApiKey, SessionToken};
+use crate::session::Session;
+
+/// A vault: one directory, one root key, the credentials of all your customers, each customer's sealed under keys of its own.
+///
+/// The handle is cheap to clone and may be used from any thread and any executor. The vault runs on threads of its own; they
+/// stop, and everything is flushed, when the last handle (and everything made from it) is dropped, or at [`close`](Vault::close).
+///
+/// ```
+/// use anchorhold::{Environment, LinkedAccountId, RawKey, RootKey, Vault};
+/// # futures_lite::future::block_on(async {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("vault");
+/// let vault = Vault::builder(path).root_key(RawKey::new(RootKey::generate())).open().await?;
+/// let api_key = vault.bootstrap_api_key(Environment::Test).await?;
+/// let backend = vault.backend(&api_key).await?;
+/// let account = backend.create_account(&LinkedAccountId::new("acme-42")?).await?;
+/// assert_eq!(account.info().await?.connections, 0);
+/// vault.close().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Vault {
+    inner: Arc<Inner>,
+}
+
+/// What all handles share. Dropped with the last of them.
+pub(crate) struct Inner {
+    core: Arc<Core>,
+    threads: Mutex<Option<Threads>>,
+}
+
+impl Vault {
+    /// Begins to open the vault in the directory `path`, which is created if it does not exist.
+    pub fn builder(path: impl Into<PathBuf>) -> VaultBuilder {
+        VaultBuilder::new(path.into())
+    }
+
+    /// Creates the first API key of an environment, with all permissions. Works once per environment, ever: keep the key where
+    /// your backend keeps its secrets, it is not shown again.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyBootstrapped`] the second time.
+    pub async fn bootstrap_api_key(&self, environment: Environment) -> Result<ApiKey, Error> {
+        let core = Arc::clone(self.core());
+        self.core().run("creating the first API key", async move { core.bootstrap(environment).await }).await
+    }
+
+    /// Checks an API key and gives the handle that acts for your backend in the key's environment.
+    ///
+    /// # Errors
+    /// [`Error::InvalidApiKey`] when the key is not one of this vault's, or is expired or revoked.
+    pub async fn backend(&self, key: &ApiKey) -> Result<Backend, Error> {
+        let entry = self.core().check_api_key(key).await?;
+        Ok(Backend::new(Arc::clone(&self.inner), entry))
+    }
+
+    /// Checks a session token and gives the handle of its one linked account. A token for single use is used up, durably,
+    /// before this returns.
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`] for every reason; the account's audit says which. A token that allows only some origins is
+    /// refused here: use [`session_from`](Vault::session_from).
+    pub async fn session(&self, token: &SessionToken) -> Result<Session, Error> {
+        self.open_session(token, None).await
+    }
+
+    /// [`session`](Vault::session) for a request with an `Origin` header (RFC 6454), which must be one that the token allows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`] for every reason; the account's audit says which.
+    pub async fn session_from(&self, token: &SessionToken, origin: &str) -> Result<Session, Error> {
+        self.open_session(token, Some(origin)).await
+    }
+
+    /// The stream of events from now on. A slow reader loses the oldest ones and is told how many; it never blocks anybody.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.core().events.subscribe()
+    }
+
+    /// Facts for the operator; costs little.
+    #[must_use]
+    pub fn status(&self) -> VaultStatus {
+        let core = self.core();
+        let storage = core.storage.status();
+        VaultStatus {
+            vault_id: core.keyring.vault_id(),
+            lock_kind: core.keyring.lock_kind(),
+            root_key_generation: core.keyring.generation(),
+            rotating_root_key: core.keyring.is_rotating(),
+            engine: storage.engine,
+            accounts: storage.accounts,
+            resident_accounts: core.router.len(),
+            shards: storage.shards,
+            open_shards: storage.open_shards,
+            repaired: storage.repaired,
+            poisoned: storage.poisoned,
+            closed: core.is_closing(),
+        }
+    }
+
+    /// How far the vault has come: keep the newest one outside the vault's directory, and give it to
+    /// [`VaultBuilder::expect_head`] when you open the vault again.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Closed`], [`Error::Io`].
+    pub async fn head(&self) -> Result<VaultHead, Error> {
+        if self.core().is_closing() {
+            return Err(Error::Closed);
+        }
+        Ok(VaultHead::of(&self.core().keyring, self.core().storage.sync_anchors().await?))
+    }
+
+    /// Reads and proves everything: each part of the directory, each account with all its records and its audit. Takes as long
+    /// as reading the whole vault takes; the vault is served meanwhile.
+    ///
+    /// # Errors
+    /// Damage is in the report. An error ends the walk: [`Error::Closed`], [`Error::Poisoned`], [`Error::Io`].
+    pub async fn verify(&self) -> Result<VerifyReport, Error> {
+        let core = Arc::clone(self.core());
+        self.core().run("verifying the vault", async move { core.verify().await }).await
+    }
+
+    /// Replaces the root key: the keys of every account are wrapped anew, no record is touched; the vault is served meanwhile.
+    /// When this returns the old root key opens nothing. After a crash in between, open with both keys
+    /// ([`VaultBuilder::previous_root_key`]) and call it again to complete it; it then takes the new key from the vault.
+    ///
+    /// # Errors
+    /// [`Error::RootKey`] from the provider; [`Error::Corrupted`] when an account's keys can't be read (both root keys stay
+    /// valid then).
+    pub async fn rotate_root_key(&self, provider: impl KeyProvider + 'static) -> Result<(), Error> {
+        let core = Arc::clone(self.core());
+        self.core().run("rotating the root key", async move { core.rotate_root_key(&provider).await }).await
+    }
+
+    /// Writes everything that waits, closes all files, wipes the keys and stops the vault's threads. Requests that are under way
+    /// are completed first; later ones get [`Error::Closed`]. Closing twice is fine.
+    ///
+    /// # Errors
+    /// What could not be written; the files are closed all the same.
+    pub async fn close(&self) -> Result<(), Error> {
+        let closed = boot::close(self.core()).await;
+        self.inner.stop_threads();
+        closed
+    }
+
+    async fn open_session(&self, token: &SessionToken, origin: Option<&str>) -> Result<Session, Error> {
+        let (handle, environment, claims) = self.core().open_session(token, origin).await?;
+        Ok(Session::new(Arc::clone(&self.inner), handle, environment, claims))
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("id", &self.core().keyring.vault_id()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    fn stop_threads(&self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            threads.stop();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Waits for the vault's own threads only, which wait for nothing of the host's.
+        if let Err(error) = futures_lite::future::block_on(boot::close(&self.core)) {
+            tracing::error!(%error, "the vault could not be closed cleanly");
+        }
+        self.stop_threads();
+    }
+}
+
+/// Facts for the operator. Holds no secret and no customer id.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VaultStatus {
+    /// The vault's identity.
+    pub vault_id: VaultId,
+    /// How the memory that holds the keys is protected.
+    pub lock_kind: LockKind,
+    /// How often the root key was replaced, plus one.
+    pub root_key_generation: u32,
+    /// Whether a rotation of the root key is unfinished.
+    pub rotating_root_key: bool,
+    /// The storage engine.
+    pub engine: &'static str,
+    /// How many linked accounts there are, in both environments.
+    pub accounts: u64,
+    /// How many of them have an actor now.
+    pub resident_accounts: usize,
+    /// How many shards there are.
+    pub shards: usize,
+    /// How many of them are open now.
+    pub open_shards: usize,
+    /// Databases that were found damaged when they were opened, set aside and repaired.
+    pub repaired: Vec<String>,
+    /// Why nothing is acknowledged any more, if so.
+    pub poisoned: Option<String>,
+    /// Whether the vault is closed.
+    pub closed: bool,
+}
+
+/// Settings for opening a vault. Defaults are meant for production.
+#[must_use = "call open"]
+pub struct VaultBuilder {
+    place: PlaceOptions,
+    root_key: Option<Box<dyn KeyProvider>>,
+    previous_root_key: Option<Box<dyn KeyProvider>>,
+    expected_head: Option<VaultHead>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+}
+
+impl VaultBuilder {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            place: PlaceOptions::new(path),
+            root_key: None,
+            previous_root_key: None,
+            expected_head: None,
+            settings: Settings::default(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Where the root key comes from. Needed.
+    pub fn root_key(mut self, provider: impl KeyProvider + 'static) -> Self {
+        self.root_key = Some(Box::new(provider));
+        self
+    }
+
+    /// The root key before, while a rotation is unfinished.
+    pub fn previous_root_key(mut self, provider: impl KeyProvider + 'static) -> Self {
+        self.previous_root_key = Some(Box::new(provider));
+        self
+    }
+
+    /// Refuses to open a vault that has not come as far as this head: an older copy of the whole directory.
+    pub fn expect_head(mut self, head: VaultHead) -> Self {
+        self.expected_head = Some(head);
+        self
+    }
+
+    /// How many shards may be open at once (each takes 0.2 to 0.5 MB); the least recently used are closed. The default is 64,
+    /// the least 1.
+    pub fn max_open_shards(mut self, count: usize) -> Self {
+        self.place.max_open_shards = count.max(1);
+        self
+    }
+
+    /// How many accounts may have an actor at once; the least recently used are passivated. The default is 50,000, the least 1.
+    /// More may be resident for a moment while they are being passivated.
+    pub fn max_resident_accounts(mut self, count: usize) -> Self {
+        self.settings.max_resident_accounts = count.max(1);
+        self
+    }
+
+    /// How many threads run account actors. The default is one per core, the least 1.
+    pub fn threads(mut self, count: usize) -> Self {
+        self.settings.threads = count.max(1);
+        self
+    }
+
+    /// How many requests of one account may be under way or waiting; more get [`Error::Overloaded`]. The default is 1,024, the
+    /// least 1.
+    pub fn mailbox_capacity(mut self, count: usize) -> Self {
+        self.settings.mailbox_capacity = count.max(1);
+        self
+    }
+
+    /// After how long without a request an account's actor is passivated. The default is 5 minutes.
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.settings.idle_after = idle;
+        self
+    }
+
+    /// After how long an operation on the vault's files counts as stalled and poisons the vault. The default is 10 seconds.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.place.stall_timeout = timeout;
+        self
+    }
+
+    /// When audit entries become durable. The default is [`AuditPolicy::Batched`].
+    pub fn audit_policy(mut self, policy: AuditPolicy) -> Self {
+        self.settings.audit_policy = policy;
+        self
+    }
+
+    /// How many entries of each account's audit are kept at least; older ones are removed, and the chain stays verifiable. The
+    /// default keeps all.
+    pub fn audit_retention(mut self, entries: u64) -> Self {
+        self.settings.audit_retention = Some(entries);
+        self
+    }
+
+    /// Where the time comes from.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Keeps the vault on a disk in memory instead of in the directory.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn model_disk(mut self, disk: crate::testing::ModelDisk) -> Self {
+        self.place.model = Some(disk);
+        self
+    }
+
+    /// How many accounts share a shard: fewer than 128 make small shards for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn trees_per_shard(mut self, count: usize) -> Self {
+        self.place.trees_per_shard = Some(count.max(1));
+        self
+    }
+
+    /// Opens the vault; creates it if the directory is new or empty.
+    ///
+    /// Takes place on a thread of its own: a passphrase or a key service may take its time.
+    ///
+    /// # Errors
+    /// [`OpenError`]. When it fails, the vault is as it was.
+    pub async fn open(self) -> Result<Vault, OpenError> {
+        let Self { place, root_key, previous_root_key, expected_head, settings, clock } = self;
+        let root_key = root_key.ok_or(OpenError::NoRootKey)?;
+        let opening = Opening { root_key, previous_root_key, expected_head, settings, clock };
+        let (core, threads) = boot::open_on_own_thread(place, opening).await?;
+        Ok(Vault { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
+    }
+}
+
+impl fmt::Debug for VaultBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultBuilder").field("place", &self.place).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
