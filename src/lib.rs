@@ -7,6 +7,9 @@ mod codec;
 mod connection;
 mod crypto;
 mod domain;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod page;
 mod runtime;

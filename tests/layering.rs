@@ -27,6 +27,7 @@ enum Layer {
 const MODULES: &[(&str, Layer)] = &[
     ("lib", Layer::Root),
     ("testing", Layer::Hooks),
+    ("fuzzing", Layer::Hooks),
     ("vault", Layer::Api),
     ("builder", Layer::Api),
     ("backend", Layer::Api),

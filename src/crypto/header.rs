@@ -40,6 +40,13 @@ pub(crate) enum HeaderError {
     Malformed,
 }
 
+/// A header taken apart and written again, for fuzzing.
+#[cfg(feature = "testing")]
+pub(crate) fn rewritten(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, mac) = Header::parse(bytes).ok()?;
+    Some([header.content().as_slice(), mac].concat())
+}
+
 /// A header without its mac.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {

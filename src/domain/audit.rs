@@ -181,6 +181,13 @@ pub(crate) struct NewEntry {
     pub(crate) target: Option<ConnectionId>,
 }
 
+#[cfg(feature = "testing")]
+impl From<AuditEntry> for NewEntry {
+    fn from(entry: AuditEntry) -> Self {
+        Self { at: entry.at, actor: entry.actor, action: entry.action, target: entry.connection }
+    }
+}
+
 /// A segment as it is sealed.
 #[derive(Debug, Serialize, Deserialize)]
 struct Segment {

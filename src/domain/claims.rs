@@ -209,6 +209,13 @@ impl SessionClaims {
             || origin.and_then(origin::canonical).is_some_and(|spelling| self.origins.binary_search(&spelling).is_ok())
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.encoded_len()];
+        self.encode(&mut bytes);
+        bytes
+    }
+
     pub(super) fn encoded_len(&self) -> usize {
         FIXED_BYTES
             + self.providers.iter().map(|provider| 1 + provider.as_str().len()).sum::<usize>()
@@ -217,6 +224,7 @@ impl SessionClaims {
     }
 
     /// Writes the encoding into `out`, which has [`encoded_len`](Self::encoded_len) bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "counts and lengths are bounded, see below")]
     pub(super) fn encode(&self, out: &mut [u8]) {
         let mut out = Writer(out);
         out.put(self.id.as_bytes());
@@ -238,7 +246,7 @@ impl SessionClaims {
     }
 
     /// Reads an encoding; `None` for bytes that [`encode`](Self::encode) does not write.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
         let id = SessionTokenId::from_bytes(from.array()?);
         let issued = Timestamp::from_millis(u64::from_be_bytes(from.array()?));

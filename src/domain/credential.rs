@@ -202,6 +202,7 @@ impl Credential {
     }
 
     /// Checks the credential and writes its layout into one buffer that is wiped when dropped.
+    #[expect(clippy::cast_possible_truncation, reason = "lengths and count are bounded, see below")]
     pub(crate) fn encode(&self) -> Result<SecretBytes, InvalidCredential> {
         self.check()?;
         let bytes = 2 + self.fields.iter().map(|(name, value)| 5 + name.len() + value.expose_secret().len()).sum::<usize>();

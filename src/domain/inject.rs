@@ -237,7 +237,7 @@ fn is_named(pair: &str, name: &str) -> bool {
         match (byte, hex(tail.first()), hex(tail.get(1))) {
             (b'%', Some(high), Some(low)) => {
                 // Two hexadecimal digits make at most 255.
-                decoded.push((high * 16 + low) as u8);
+                decoded.extend(u8::try_from(high * 16 + low));
                 rest = tail.get(2..).unwrap_or_default();
             }
             (b'+', ..) => {

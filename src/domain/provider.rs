@@ -104,7 +104,7 @@ pub struct ProviderSettings {
 }
 
 impl ProviderSettings {
-    /// Settings that allow no host. OAuth2 credentials go as `Bearer`, basic ones as `Basic`; the others need
+    /// Settings that allow no host. `OAuth2` credentials go as `Bearer`, basic ones as `Basic`; the others need
     /// [`injection`](Self::injection).
     #[must_use]
     pub const fn new(name: ProviderName) -> Self {

@@ -83,6 +83,12 @@ impl TokenParts {
         Ok(Self { environment, handle: AccountHandle::from_bytes(*handle), raw })
     }
 
+    /// The text that it was taken from.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rewrite(&self) -> SessionToken {
+        text(self.environment, self.raw.expose())
+    }
+
     /// The claims, if the token was sealed under this key for this vault, environment and account.
     pub(crate) fn open(mut self, token_key: &Key, vault: &VaultId) -> Result<SessionClaims, InvalidToken> {
         let aad = aad(vault, self.environment, &self.handle);
@@ -153,10 +159,14 @@ fn write(
     version.copy_from_slice(&[VERSION]);
     handle_place.copy_from_slice(handle.as_bytes());
 
-    let mut text = vec![0; PREFIX_BYTES + encoded_len(raw.expose().len())];
+    text(environment, raw.expose())
+}
+
+fn text(environment: Environment, raw: &[u8]) -> SessionToken {
+    let mut text = vec![0; PREFIX_BYTES + encoded_len(raw.len())];
     let (prefix_place, encoded) = text.split_at_mut(PREFIX_BYTES);
     prefix_place.copy_from_slice(prefix(environment).as_bytes());
-    let written = Base64UrlUnpadded::encode(raw.expose(), encoded).is_ok();
+    let written = Base64UrlUnpadded::encode(raw, encoded).is_ok();
     // The place has the length that the encoding of so many bytes has, and base64 is ASCII.
     debug_assert!(written);
     SessionToken::from(String::from_utf8(text).unwrap_or_default())

@@ -1,0 +1,156 @@
+//! What the fuzz targets reach of the inside: each function reads untrusted bytes and, where they are accepted, writes them
+//! again. The targets hold that what comes out is what went in. Not part of the API.
+
+use secrecy::SecretString;
+
+use crate::crypto::derive::Label;
+use crate::crypto::envelope;
+use crate::crypto::header;
+use crate::crypto::key::Key;
+use crate::domain::api_key::ApiKeyParts;
+use crate::domain::audit;
+use crate::domain::credential::{Credential, Revealed};
+use crate::domain::inject;
+use crate::domain::provider::ProviderSettings;
+use crate::domain::session_token::{self, SessionClaims, TokenParts};
+use crate::ids::{AccountHandle, Environment, ProviderName, VaultId};
+use crate::secret::{ApiKey, SessionToken};
+
+/// The key, vault and handle of the vectors in `docs/token-format.md`, which are among the seeds.
+fn vector_key() -> Key {
+    Key::copy_of(&std::array::from_fn(|at| at as u8))
+}
+
+const VECTOR_VAULT: VaultId = VaultId::from_bytes(*b" !\"#$%&'()*+,-./");
+const HANDLE: AccountHandle = AccountHandle::from_bytes(*b"0123456789:;<=>?");
+
+/// A session token's text, taken apart and written again.
+#[must_use]
+pub fn session_token(text: &str) -> Option<String> {
+    let parts = TokenParts::parse(&SessionToken::from(text)).ok()?;
+    Some(parts.rewrite().expose_secret().to_owned())
+}
+
+/// The claims of a token that opens under the vectors' key, encoded.
+#[must_use]
+pub fn opened_token(text: &str) -> Option<Vec<u8>> {
+    let claims = TokenParts::parse(&SessionToken::from(text)).ok()?.open(&vector_key(), &VECTOR_VAULT).ok()?;
+    Some(claims.to_bytes())
+}
+
+/// Claims, decoded and encoded again.
+#[must_use]
+pub fn claims(bytes: &[u8]) -> Option<Vec<u8>> {
+    SessionClaims::decode(bytes).map(|claims| claims.to_bytes())
+}
+
+/// A token with these claims under the vectors' key.
+#[must_use]
+pub fn sealed_claims(bytes: &[u8]) -> Option<String> {
+    let claims = SessionClaims::decode(bytes)?;
+    let token = session_token::seal(&vector_key(), &VECTOR_VAULT, Environment::Test, &HANDLE, &claims);
+    Some(token.expose_secret().to_owned())
+}
+
+/// An API key's text, taken apart and written again.
+#[must_use]
+pub fn api_key(text: &str) -> Option<String> {
+    let parts = ApiKeyParts::parse(&ApiKey::from(text)).ok()?;
+    Some(parts.text().expose_secret().to_owned())
+}
+
+/// What an envelope shows without a key: key version, revision, tag.
+#[must_use]
+pub fn envelope_header(bytes: &[u8]) -> Option<(u32, u64, [u8; 16])> {
+    envelope::header(bytes).ok().map(|header| (header.key_version, header.revision, header.tag))
+}
+
+/// Opens an envelope under a fixed key.
+#[must_use]
+pub fn opened_envelope(aad: &[&[u8]], revision: Option<u64>, bytes: &[u8]) -> Option<Vec<u8>> {
+    envelope::open(&vector_key(), aad, revision, bytes).ok().map(|plaintext| plaintext.to_vec())
+}
+
+/// Seals under the same fixed key. `plaintext` is cut to what an envelope takes.
+#[must_use]
+pub fn sealed_envelope(key_version: u32, aad: &[&[u8]], revision: u64, plaintext: &[u8]) -> Vec<u8> {
+    let plaintext = &plaintext[..plaintext.len().min(envelope::MAX_PLAINTEXT)];
+    envelope::seal(&vector_key(), key_version, aad, revision, plaintext)
+}
+
+/// A credential's layout, read in place and written again.
+#[must_use]
+pub fn credential(bytes: &[u8]) -> Option<Vec<u8>> {
+    let revealed = Revealed::parse_bytes(bytes)?;
+    // What can be read can be stored again.
+    revealed.rebuild().encode().ok().map(|layout| layout.expose().to_vec())
+}
+
+/// A provider's settings, decoded and encoded again.
+#[must_use]
+pub fn provider_settings(bytes: &[u8]) -> Option<Vec<u8>> {
+    ProviderSettings::decode(bytes)?.encode().ok()
+}
+
+/// A segment of an audit: its entries, encoded again as a chain of their own.
+#[must_use]
+pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
+    let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
+    let key = vector_key();
+    let (bytes, _) = audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], &entries).ok()?;
+    Some(bytes)
+}
+
+/// A vault's header, taken apart and written again.
+#[must_use]
+pub fn vault_header(bytes: &[u8]) -> Option<Vec<u8>> {
+    header::rewritten(bytes)
+}
+
+/// Puts a credential into a request to `uri` for a provider that allows `pattern` only; the URI as it is then.
+#[must_use]
+pub fn authorized_uri(pattern: &str, uri: &str, host_header: Option<&str>, secret: &str) -> Option<String> {
+    let injection = crate::Injection::Query { name: "key".to_owned() };
+    let settings = ProviderSettings::new(ProviderName::new("p").ok()?).allow_host(pattern).ok()?.injection(injection).ok()?;
+    let mut request = http::Request::get(uri);
+    if let Some(host) = host_header {
+        request = request.header(http::header::HOST, host);
+    }
+    let mut request = request.body(()).ok()?;
+    let layout = Credential::api_key(SecretString::from(secret)).encode().ok()?;
+    inject::inject(&settings, &Revealed::parse_bytes(layout.expose())?, &mut request).ok()?;
+    Some(request.uri().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    /// A seed that the code no longer accepts would leave its target at the door.
+    #[test]
+    fn seeds_are_what_their_names_say() {
+        let mut accepted = 0;
+        for target in ["session_token", "api_key", "record"] {
+            for seed in fs::read_dir(format!("fuzz/seeds/{target}")).unwrap() {
+                let seed = seed.unwrap();
+                let name = seed.file_name().into_string().unwrap();
+                let bytes = fs::read(seed.path()).unwrap();
+                let text = || String::from_utf8(bytes.clone()).unwrap();
+                let good = match name.split('-').next().unwrap() {
+                    "token" => super::session_token(&text()) == Some(text()),
+                    "claims" => super::claims(&bytes) == Some(bytes),
+                    "key" => super::api_key(&text()) == Some(text()),
+                    "credential" => super::credential(&bytes[1..]).as_deref() == Some(&bytes[1..]),
+                    "header" => super::vault_header(&bytes[1..]).as_deref() == Some(&bytes[1..]),
+                    "provider" => super::provider_settings(&bytes[1..]).as_deref() == Some(&bytes[1..]),
+                    "audit" => super::audit_segment(&bytes[1..]).as_deref() == Some(&bytes[1..]),
+                    "refused" => super::opened_token(&text()).is_none() && super::api_key(&text()).is_none(),
+                    other => panic!("seed of no kind: {other}"),
+                };
+                assert!(good, "{target}/{name}");
+                accepted += 1;
+            }
+        }
+        assert!(accepted >= 25, "only {accepted} seeds found");
+    }
+}
