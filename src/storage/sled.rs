@@ -11,12 +11,14 @@
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
 //! | `anchors.rs` `keeper.rs` | writing the anchors, and the thread that does; closing |
 //! | `files.rs` `header.rs` | files that survive a power cut |
+//! | `faults.rs` | failures that a test asks for |
 
 mod anchors;
 mod committer;
 mod core;
 mod database;
 mod engine;
+mod faults;
 mod files;
 mod header;
 mod keeper;
@@ -30,6 +32,7 @@ mod watchdog;
 
 use std::time::Duration;
 
+pub use faults::StorageFaults;
 pub(crate) use place::SledPlace;
 
 /// What a host can set of the engine.
@@ -46,6 +49,7 @@ pub(crate) struct SledOptions {
     pub(crate) directory_cache_bytes: u64,
     /// How many accounts share a shard.
     pub(crate) trees_per_shard: usize,
+    pub(crate) faults: StorageFaults,
 }
 
 impl Default for SledOptions {
@@ -57,6 +61,7 @@ impl Default for SledOptions {
             shard_cache_bytes: 8 << 20,
             directory_cache_bytes: 64 << 20,
             trees_per_shard: super::TREES_PER_SHARD,
+            faults: StorageFaults::default(),
         }
     }
 }

@@ -173,8 +173,9 @@ pub(super) fn read_directory_anchor(root: &Path, seal: &dyn AnchorSeal) -> Resul
     match files::read_optional(&path).map_err(|error| io_error("read an anchor", error))? {
         Some(bytes) => {
             let (anchor, head) = DirectoryAnchor::decode(&bytes, seal).map_err(damaged)?;
-            if !anchor.marks.is_empty() && !root.join(DIRECTORY).exists() {
-                let detail = format!("{DIRECTORY}: missing");
+            // sled would make an empty one.
+            if !anchor.marks.is_empty() && !root.join(DIRECTORY).join("db").exists() {
+                let detail = format!("{DIRECTORY}/db: missing");
                 return Err(StorageError::Corrupted { place: Location::Directory, detail, accounts: Vec::new() });
             }
             Ok((anchor, head))

@@ -76,10 +76,11 @@ impl Storage for SledStorage {
         Box::pin(async move {
             let lane = self.existing(shard)?;
             let find = lane.read(move |lane, database| {
-                let found = database.mark(handle.as_bytes(), Mark::Account);
-                let found = found.map_err(|failure| lane.read_error(Some(handle), failure))?;
+                // The anchor first: a commit in between may only make the tree newer than it.
                 let cell = lane.shard.as_ref().map(|shard| shard.cell(handle)).unwrap_or_default();
                 let anchored = *locked(&cell);
+                let found = database.mark(handle.as_bytes(), Mark::Account);
+                let found = found.map_err(|failure| lane.read_error(Some(handle), failure))?;
                 let (place, accounts) = (lane.place(), vec![handle]);
                 match (found, anchored) {
                     (None, None) => Err(StorageError::NoTree),

@@ -45,11 +45,8 @@ impl Keeper {
     /// Starts the thread. It holds the lock of the vault's place until everything is closed.
     pub(super) fn start(core: Arc<Core>, directory: Arc<Lane>, lock: Lock) -> std::io::Result<()> {
         let work = move || {
-            loop {
-                match core.keeper.next() {
-                    Task::Serve(requests, due) => serve(&core, requests, due),
-                    Task::Close => break,
-                }
+            while let Task::Serve(requests, due) = core.keeper.next() {
+                serve(&core, requests, due);
             }
             let result = shut_down(&core, directory, lock);
             core.keeper.end(&result);
@@ -103,8 +100,11 @@ impl Keeper {
 
     fn request(&self, request: Request) {
         let mut state = locked(&self.state);
-        state.requests.push(request);
-        self.changed.notify_all();
+        // Once it closes, the thread looks at no request any more; dropping this one answers it.
+        if !state.closing {
+            state.requests.push(request);
+            self.changed.notify_all();
+        }
     }
 
     fn next(&self) -> Task {

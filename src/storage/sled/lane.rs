@@ -362,9 +362,12 @@ impl Lane {
         }
         if !applied.is_empty() {
             // Durable = flush + our own fdatasync. A failed one is never tried again: the kernel may have dropped the pages.
-            let synced = self
-                .call("flushing a database", || database.flush())
-                .and_then(|()| self.call("syncing a database", || database.sync()));
+            let synced = self.call("flushing a database", || database.flush()).and_then(|()| {
+                self.call("syncing a database", || {
+                    self.core.options.faults.before_sync()?;
+                    database.sync()
+                })
+            });
             if let Err(failure) = synced {
                 return self.poison("writing to", &failure);
             }

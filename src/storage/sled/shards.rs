@@ -224,11 +224,15 @@ pub(super) fn open(core: &Core, shard: &Shard) -> Result<Database, StorageError>
         Some(anchor) => anchor,
         None => read_anchor(core, shard.id, generation, &dir, remembered)?,
     };
+    let accounts = || anchor.accounts.keys().copied().collect();
+    // sled would make an empty one.
+    if !anchor.accounts.is_empty() && !dir.join("db").exists() {
+        let detail = format!("{SHARDS}/{}.{generation}/db: missing", shard.id);
+        return Err(StorageError::Corrupted { place, detail, accounts: accounts() });
+    }
     let opened = Database::open(&dir, core.options.shard_cache_bytes, &core.watchdog);
     let (database, repaired) = opened.map_err(|failure| match failed(place, "open a database", failure) {
-        StorageError::Corrupted { place, detail, .. } => {
-            StorageError::Corrupted { place, detail, accounts: anchor.accounts.keys().copied().collect() }
-        }
+        StorageError::Corrupted { place, detail, .. } => StorageError::Corrupted { place, detail, accounts: accounts() },
         other => other,
     })?;
     if let Some(detail) = repaired {
@@ -258,7 +262,8 @@ pub(super) fn anchored_accounts(core: &Core, shard: &Shard) -> Option<Vec<Accoun
 }
 
 /// Which generation counts; removes what a crash during a rewriting left behind. The directory's anchor is written in every
-/// rewriting, so the disk has the generation that it remembers or the next one.
+/// rewriting, between renaming the new generation and removing the old one, so the disk has the generation that the anchor
+/// remembers or the next one, and perhaps the one before that.
 fn resolve_generation(core: &Core, shard: ShardId, remembered: ShardMark) -> Result<(u32, PathBuf), StorageError> {
     let place = Location::Shard(shard);
     let opening = |error: io::Error| io_error("open a shard", error);
@@ -267,10 +272,14 @@ fn resolve_generation(core: &Core, shard: ShardId, remembered: ShardMark) -> Res
     for dir in [&current, &next] {
         files::remove_tree(&files::with_suffix(dir, ".new")).map_err(opening)?;
     }
+    let previous = remembered.generation.checked_sub(1).map(|generation| generation_dir(&core.root, shard, generation));
     if next.exists() {
         files::remove_tree(&current).map_err(opening)?;
         core.anchors.note_generation(shard, remembered.generation + 1);
         return Ok((remembered.generation + 1, next));
+    }
+    if let Some(previous) = previous.filter(|_| current.exists()) {
+        files::remove_tree(&previous).map_err(opening)?;
     }
     if !current.exists() && remembered != ShardMark::default() {
         let older = (0..remembered.generation).rev().find(|generation| generation_dir(&core.root, shard, *generation).exists());

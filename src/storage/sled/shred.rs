@@ -1,12 +1,13 @@
 //! Rewriting a shard without some of its trees, which is how an account is deleted: sled keeps removed values in its log for
 //! long, so only a database that never had them is free of them.
 //!
-//! The steps, each of which a crash may be the last of: (1) copy what stays into `NNNN.(G+1).new`, compare, write its anchor,
-//! sync everything; (2) rename it to `NNNN.(G+1)`, from when on it counts; (3) remember the new generation in the directory's
-//! anchor; (4) remove `NNNN.G`; (5) remove copies of damaged databases of this shard that were set aside.
+//! The steps, each of which a crash may be the last of: (0) copy what stays into `NNNN.(G+1).new` and compare; (1) write its
+//! anchor and sync everything; (2) rename it to `NNNN.(G+1)`, from when on it counts; (3) remember the new generation in the
+//! directory's anchor; (4) remove `NNNN.G` and the copies of damaged databases of this shard that were set aside.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,35 +26,53 @@ const FLUSH_BYTES: usize = 32 * 1024;
 
 /// Rewrites the lane's shard without these accounts. Only in the lane's turn.
 pub(super) fn shred(lane: &Arc<Lane>, accounts: &[AccountHandle]) -> Result<(), StorageError> {
-    let core = &lane.core;
     let Some(shard) = &lane.shard else { return Ok(()) };
     let old = lane.open_now()?;
-    let there = accounts.iter().any(|account| old.has_tree(account.as_bytes()));
-    if there {
-        let gone: BTreeSet<&[u8]> = accounts.iter().map(|account| account.as_bytes().as_slice()).collect();
-        let doing = |failure| failed(lane.place(), "rewrite a shard", failure);
-        let kept = trees_to_keep(core, &old, &gone).map_err(doing)?;
-        let generation = shard.anchor().map_or(0, |anchor| anchor.generation);
-        let old_dir = generation_dir(&core.root, shard.id, generation);
-        let new_dir = generation_dir(&core.root, shard.id, generation + 1);
-        let unfinished = files::with_suffix(&new_dir, ".new");
-        files::remove_tree(&unfinished).map_err(|error| doing(error.into()))?;
-        copy(core, &old, &kept, &unfinished).map_err(doing)?;
+    if accounts.iter().any(|account| old.has_tree(account.as_bytes())) {
+        rewrite(lane, shard, old, accounts)?;
+    } else {
         drop(old);
-
-        // From here to the end no anchor file may be written into the generation that goes.
-        let writing = core.anchors.begin_writing();
-        let anchor = next_anchor(shard, &gone, generation + 1);
-        finish(core, &anchor, &unfinished, &new_dir).map_err(|error| io_error("rewrite a shard", error))?;
-        lane.close_now();
-        shard.replace_anchor(anchor.clone());
-        core.anchors.note_written(&anchor);
-        core.anchors.write_directory(core, &writing)?;
-        drop(writing);
-        files::remove_tree(&old_dir).map_err(|error| io_error("remove a shard's old generation", error))?;
-        locked(&core.room).set(shard.id, kept.len());
     }
-    remove_copies_aside(core, shard).map_err(|error| io_error("remove copies of a shard", error))
+    // Also when a former call has done the rewriting and failed here.
+    remove_leftovers(&lane.core, shard).map_err(|error| io_error("remove what is left of a shard", error))
+}
+
+fn rewrite(lane: &Lane, shard: &Shard, old: Arc<Database>, accounts: &[AccountHandle]) -> Result<(), StorageError> {
+    let core = &lane.core;
+    let doing = |failure| failed(lane.place(), "rewrite a shard", failure);
+    let gone: BTreeSet<&[u8]> = accounts.iter().map(|account| account.as_bytes().as_slice()).collect();
+    let kept = trees_to_keep(core, &old, &gone).map_err(doing)?;
+    let generation = shard.anchor().map_or(0, |anchor| anchor.generation) + 1;
+    let new_dir = generation_dir(&core.root, shard.id, generation);
+    let unfinished = files::with_suffix(&new_dir, ".new");
+    files::remove_tree(&unfinished).map_err(|error| doing(error.into()))?;
+    let copied = copy(core, &old, &kept, &unfinished);
+    drop(old);
+    if let Err(failure) = copied {
+        // Nothing has changed yet. Best effort: opening the shard removes it as well.
+        let _ = files::remove_tree(&unfinished);
+        return Err(doing(failure));
+    }
+    core.options.faults.after_rewriting_step(0).map_err(|error| doing(error.into()))?;
+
+    // From here to the end no anchor file may be written into the generation that goes, and after a failure nothing may be
+    // acknowledged: it would go into the old generation, and after the next opening the new one counts.
+    let writing = core.anchors.begin_writing();
+    let anchor = next_anchor(shard, &gone, generation);
+    let poisoned = |error| core.poison(lane.place(), "rewriting", &Failure::Io(error));
+    let stop = |step| core.options.faults.after_rewriting_step(step).map_err(poisoned);
+    prepare(core, &anchor, &unfinished).map_err(poisoned)?;
+    stop(1)?;
+    rename(core, &unfinished, &new_dir).map_err(poisoned)?;
+    stop(2)?;
+    lane.close_now();
+    shard.replace_anchor(anchor.clone());
+    core.anchors.note_written(&anchor);
+    core.anchors.write_directory(core, &writing)?;
+    drop(writing);
+    stop(3)?;
+    locked(&core.room).set(shard.id, kept.len());
+    Ok(())
 }
 
 /// All trees but those that go and those that a crash left without any row.
@@ -119,25 +138,29 @@ fn next_anchor(shard: &Shard, gone: &BTreeSet<&[u8]>, generation: u32) -> ShardA
     anchor
 }
 
-/// Steps 1 and 2 from the anchor on: after the rename the new generation is the one that counts.
-fn finish(core: &Core, anchor: &ShardAnchor, unfinished: &Path, new_dir: &Path) -> std::io::Result<()> {
+fn prepare(core: &Core, anchor: &ShardAnchor, unfinished: &Path) -> io::Result<()> {
     core.watchdog.call(Caller::Committer, "syncing a rewritten shard", || {
         files::replace(&unfinished.join(ANCHOR), &anchor.encode(&*core.seal))?;
-        files::sync_tree(unfinished)?;
+        files::sync_tree(unfinished)
+    })
+}
+
+fn rename(core: &Core, unfinished: &Path, new_dir: &Path) -> io::Result<()> {
+    core.watchdog.call(Caller::Committer, "syncing a rewritten shard", || {
         fs::rename(unfinished, new_dir)?;
         new_dir.parent().map_or(Ok(()), files::sync_dir)
     })
 }
 
-/// Removes damaged copies of any generation of this shard.
-fn remove_copies_aside(core: &Core, shard: &Shard) -> std::io::Result<()> {
-    let shards = core.root.join(SHARDS);
+/// Removes all that is on disk of this shard but the generation that counts: older generations, what was never finished, and
+/// damaged copies that were set aside.
+fn remove_leftovers(core: &Core, shard: &Shard) -> io::Result<()> {
+    let counts = format!("{}.{}", shard.id, core.anchors.shard_mark(shard.id).generation);
     let of_this_shard = format!("{}.", shard.id);
-    for entry in fs::read_dir(&shards)? {
+    for entry in fs::read_dir(core.root.join(SHARDS))? {
         let entry = entry?;
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&of_this_shard) && name.contains(".aside-") {
+        if name.to_string_lossy().starts_with(&of_this_shard) && name != counts.as_str() {
             files::remove_tree(&entry.path())?;
         }
     }

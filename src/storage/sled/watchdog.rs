@@ -23,7 +23,10 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(super) struct Watchdog {
     stall_timeout: Duration,
     state: Mutex<State>,
+    /// A call returned or a ticket was answered.
     changed: Condvar,
+    /// The thread is to end.
+    stop: Condvar,
 }
 
 /// An answer that is owed. Dropping it unanswered answers `Closed`.
@@ -72,7 +75,7 @@ trait Abandon: Send + Sync {
 impl Watchdog {
     /// Starts the thread that watches.
     pub(super) fn start(stall_timeout: Duration) -> std::io::Result<Arc<Self>> {
-        let watchdog = Arc::new(Self { stall_timeout, state: Mutex::default(), changed: Condvar::new() });
+        let watchdog = Arc::new(Self { stall_timeout, state: Mutex::default(), changed: Condvar::new(), stop: Condvar::new() });
         let watching = Arc::downgrade(&watchdog);
         let pause = (stall_timeout / 8).clamp(Duration::from_millis(5), Duration::from_millis(500));
         std::thread::Builder::new().name("anchorhold-watch".into()).spawn(move || {
@@ -169,7 +172,7 @@ impl Watchdog {
     /// Ends the thread.
     pub(super) fn stop(&self) {
         self.state().stopped = true;
-        self.changed.notify_all();
+        self.stop.notify_all();
     }
 
     /// One look of the thread; whether it is to end.
@@ -194,7 +197,7 @@ impl Watchdog {
             self.poison_for(Poison { reason, stalled: true });
             state = self.state();
         }
-        let (state, _) = self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = self.stop.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
         state.stopped
     }
 

@@ -1,0 +1,88 @@
+//! Failures of the disk that a test asks for. Outside tests this is empty and costs nothing.
+
+use std::io;
+#[cfg(any(test, feature = "testing"))]
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Lets a chosen sync of a vault's databases fail or hang. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct StorageFaults {
+    #[cfg(any(test, feature = "testing"))]
+    plan: Arc<Mutex<Plan>>,
+}
+
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Default)]
+struct Plan {
+    syncs: u64,
+    fail_at: Option<u64>,
+    stall_at: Option<(u64, Duration)>,
+    /// The step of a shard's rewriting after which it stops as if the process had died.
+    stop_rewriting_after: Option<u8>,
+}
+
+impl StorageFaults {
+    /// Called before a database is synced.
+    pub(super) fn before_sync(&self) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            plan.syncs += 1;
+            let now = plan.syncs;
+            let stall = plan.stall_at.take_if(|(at, _)| *at == now);
+            let fail = plan.fail_at.take_if(|at| *at == now);
+            drop(plan);
+            if let Some((_, duration)) = stall {
+                std::thread::sleep(duration);
+            }
+            if fail.is_some() {
+                return Err(io::Error::other("a failed sync that a test asked for"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Called after each step of a shard's rewriting; an error is where the process is to have died.
+    pub(super) fn after_rewriting_step(&self, step: u8) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            if plan.stop_rewriting_after == Some(step) {
+                return Err(io::Error::other("a stop that a test asked for"));
+            }
+        }
+        let _ = step;
+        Ok(())
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl StorageFaults {
+    /// Lets the `nth` sync from now fail (1 = the next one).
+    pub fn fail_nth_sync(&self, nth: u64) {
+        self.change(|plan| plan.fail_at = Some(plan.syncs.saturating_add(nth)));
+    }
+
+    /// Lets the `nth` sync from now hang for a while (1 = the next one).
+    pub fn stall_nth_sync(&self, nth: u64, duration: Duration) {
+        self.change(|plan| plan.stall_at = Some((plan.syncs.saturating_add(nth), duration)));
+    }
+
+    /// How many times a database was synced.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).syncs
+    }
+
+    #[cfg(test)]
+    pub(super) fn stop_rewriting_after(&self, step: Option<u8>) {
+        self.change(|plan| plan.stop_rewriting_after = step);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Plan)) {
+        change(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
