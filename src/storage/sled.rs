@@ -27,11 +27,14 @@ mod place;
 mod rows;
 mod shards;
 mod shred;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod watchdog;
 
 use std::time::Duration;
 
+use super::TREES_PER_SHARD;
 pub use faults::StorageFaults;
 pub(crate) use place::SledPlace;
 
@@ -47,7 +50,7 @@ pub(crate) struct SledOptions {
     /// How much of a shard, and how much of the directory, sled may keep in memory.
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
-    /// How many accounts share a shard.
+    /// How many account trees go into one shard: at most [`TREES_PER_SHARD`], less in tests that want several shards.
     pub(crate) trees_per_shard: usize,
     pub(crate) faults: StorageFaults,
 }
@@ -60,7 +63,7 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 8 << 20,
             directory_cache_bytes: 64 << 20,
-            trees_per_shard: super::TREES_PER_SHARD,
+            trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),
         }
     }

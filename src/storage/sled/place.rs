@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::{AnchorSeal, BoxFuture, Location, Place, Storage, StorageError};
+use super::super::{AnchorSeal, BoxFuture, Location, Place, Storage, StorageError, TREES_PER_SHARD};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
 use super::core::{Core, io_error};
@@ -82,7 +82,8 @@ impl Place for SledPlace {
     fn start(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Arc<dyn Storage>, StorageError>> {
         Box::pin(async move {
             let starting = |error| io_error("start the storage engine", error);
-            let Self { root, options, lock } = *self;
+            let Self { root, mut options, lock } = *self;
+            options.trees_per_shard = options.trees_per_shard.clamp(1, TREES_PER_SHARD);
             let (mut directory, head) = anchors::read_directory_anchor(&root, &*seal)?;
             files::create_private_dir(&root.join(SHARDS)).map_err(starting)?;
             shards::find_unanchored(&root, &mut directory.shards);

@@ -47,11 +47,10 @@ struct State {
 /// How many trees each shard has or is about to get.
 pub(super) struct Room {
     counts: Vec<usize>,
+    limit: usize,
     /// The shard that gets the next account. One is filled before the next, so that new accounts share its commits.
     current: Option<u32>,
     with_room: BTreeSet<u32>,
-    /// How many trees a shard takes.
-    most: usize,
 }
 
 impl Shard {
@@ -128,15 +127,15 @@ impl Shard {
 }
 
 impl Room {
-    pub(super) fn new(counts: impl Iterator<Item = usize>, most: usize) -> Self {
+    pub(super) fn new(counts: impl Iterator<Item = usize>, limit: usize) -> Self {
         let counts: Vec<_> = counts.collect();
-        let with_room = (0..).zip(&counts).filter(|(_, count)| **count < most).map(|(id, _)| id).collect();
-        Self { counts, current: None, with_room, most }
+        let with_room = (0..).zip(&counts).filter(|(_, count)| **count < limit).map(|(id, _)| id).collect();
+        Self { counts, limit, current: None, with_room }
     }
 
     /// Takes a place for one tree.
     pub(super) fn take(&mut self) -> ShardId {
-        let full = |id: &u32| self.counts[*id as usize] >= self.most;
+        let full = |id: &u32| self.counts[*id as usize] >= self.limit;
         let id = match self.current.filter(|id| !full(id)).or_else(|| self.with_room.last().copied()) {
             Some(id) => id,
             None => {
@@ -160,13 +159,13 @@ impl Room {
 
     /// A shard that can't take another tree, or can't be used.
     pub(super) fn set_full(&mut self, shard: ShardId) {
-        self.set(shard, self.most);
+        self.set(shard, self.limit);
     }
 
     pub(super) fn set(&mut self, shard: ShardId, count: usize) {
         if let Some(known) = self.counts.get_mut(shard.0 as usize) {
             *known = count;
-            if count < self.most {
+            if count < self.limit {
                 self.with_room.insert(shard.0);
             } else {
                 self.with_room.remove(&shard.0);
@@ -331,7 +330,7 @@ mod tests {
 
     #[test]
     fn one_shard_is_filled_before_the_next() {
-        let mut room = Room::new([TREES_PER_SHARD, TREES_PER_SHARD - 2].into_iter(), TREES_PER_SHARD);
+        let mut room = Room::new([128, 126].into_iter(), 128);
         let taken: Vec<_> = (0..4).map(|_| room.take().0).collect();
         assert_eq!(taken, [1, 1, 2, 2]);
         room.give_back(ShardId(1));

@@ -29,7 +29,7 @@ pub(super) struct Watchdog {
     stop: Condvar,
 }
 
-/// An answer that is owed. Dropping it unanswered answers `Closed`.
+/// An answer that is owed. Dropping it unanswered answers `Closed`, or `Poisoned` in a vault that is.
 pub(super) struct Ticket<T> {
     watchdog: Arc<Watchdog>,
     id: u64,
@@ -264,7 +264,10 @@ impl<T> Ticket<T> {
 
 impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
-        self.reply.send(Err(StorageError::Closed));
+        if self.reply.is_owed() {
+            let reason = self.watchdog.poisoned();
+            self.reply.send(Err(reason.map_or(StorageError::Closed, StorageError::Poisoned)));
+        }
         self.watchdog.answered(self.id);
     }
 }
@@ -276,6 +279,10 @@ impl<T> Answer<T> {
 }
 
 impl<T> Reply<T> {
+    fn is_owed(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn send(&self, result: Result<T, StorageError>) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
