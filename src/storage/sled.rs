@@ -16,6 +16,8 @@
 mod anchors;
 mod committer;
 mod core;
+#[cfg(test)]
+mod damage_tests;
 mod database;
 mod engine;
 mod faults;
@@ -27,6 +29,8 @@ mod place;
 mod rows;
 mod shards;
 mod shred;
+#[cfg(test)]
+mod soak;
 #[cfg(test)]
 mod tests;
 mod tree;

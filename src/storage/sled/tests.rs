@@ -13,27 +13,27 @@ use super::super::*;
 use super::{SledOptions, SledPlace, committer};
 
 /// A vault's directory, with options that a test changes.
-struct Bench {
-    dir: tempfile::TempDir,
-    options: SledOptions,
+pub(super) struct Bench {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) options: SledOptions,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), options: SledOptions::default() }
     }
 
-    fn with_small_shards(trees_per_shard: usize) -> Self {
+    pub(super) fn with_small_shards(trees_per_shard: usize) -> Self {
         let mut bench = Self::new();
         bench.options.trees_per_shard = trees_per_shard;
         bench
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("vault")
     }
 
-    fn shard(&self, number: u32, generation: u32) -> PathBuf {
+    pub(super) fn shard(&self, number: u32, generation: u32) -> PathBuf {
         self.path().join(format!("shards/{number:04}.{generation}"))
     }
 
@@ -41,12 +41,12 @@ impl Bench {
         try_open(&self.path(), &self.options)
     }
 
-    fn open(&self) -> Arc<dyn Storage> {
+    pub(super) fn open(&self) -> Arc<dyn Storage> {
         self.try_open().unwrap()
     }
 }
 
-fn try_open(path: &Path, options: &SledOptions) -> Result<Arc<dyn Storage>, StorageError> {
+pub(super) fn try_open(path: &Path, options: &SledOptions) -> Result<Arc<dyn Storage>, StorageError> {
     let place = Box::new(SledPlace::acquire(path, options.clone())?);
     if place.header()?.is_none() {
         place.write_header(b"header")?;
@@ -67,7 +67,7 @@ fn check(storage: &dyn Storage, shard: u32, number: u16) -> Result<(), StorageEr
 }
 
 /// Every file below a directory with its content.
-fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -81,7 +81,7 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     super::files::copy_tree(from, to).unwrap();
 }
 
