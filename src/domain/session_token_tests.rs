@@ -3,6 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::claims::{InvalidSessionOptions, SessionOptions};
+use crate::domain::grants::{Grant, Grants};
 use crate::ids::ProviderName;
 
 const VAULT: VaultId = VaultId::from_bytes([0x11; 16]);
@@ -85,14 +87,14 @@ fn a_token_is_good_in_its_time_and_epoch_until_it_is_spent() {
     let at = |millis: i64| Timestamp::from_millis(NOW.as_millis().checked_add_signed(millis).unwrap());
     assert_eq!(check(&token, &good, at(0)), Ok(()));
     assert_eq!(check(&token, &good, at(9_999)), Ok(()));
-    assert_eq!(check(&token, &good, at(10_000)), Err(Denied::Expired));
+    assert_eq!(check(&token, &good, at(10_000)), Err(DenialReason::Expired));
     assert_eq!(check(&token, &good, at(-60_000)), Ok(()));
-    assert_eq!(check(&token, &good, at(-60_001)), Err(Denied::NotYetValid));
-    assert_eq!(check(&token, &TokenFacts { disabled: true, ..good }, NOW), Err(Denied::AccountDisabled));
-    assert_eq!(check(&token, &TokenFacts { epoch: 4, ..good }, NOW), Err(Denied::OldEpoch));
-    assert_eq!(check(&token, &TokenFacts { epoch: 2, ..good }, NOW), Err(Denied::OldEpoch));
-    assert_eq!(check(&token, &TokenFacts { spent: Some(Spent::Revoked), ..good }, NOW), Err(Denied::Revoked));
-    assert_eq!(check(&token, &TokenFacts { spent: Some(Spent::UsedUp), ..good }, NOW), Err(Denied::AlreadyUsed));
+    assert_eq!(check(&token, &good, at(-60_001)), Err(DenialReason::NotYetValid));
+    assert_eq!(check(&token, &TokenFacts { disabled: true, ..good }, NOW), Err(DenialReason::AccountDisabled));
+    assert_eq!(check(&token, &TokenFacts { epoch: 4, ..good }, NOW), Err(DenialReason::OldEpoch));
+    assert_eq!(check(&token, &TokenFacts { epoch: 2, ..good }, NOW), Err(DenialReason::OldEpoch));
+    assert_eq!(check(&token, &TokenFacts { spent: Some(Spent::Revoked), ..good }, NOW), Err(DenialReason::Revoked));
+    assert_eq!(check(&token, &TokenFacts { spent: Some(Spent::UsedUp), ..good }, NOW), Err(DenialReason::AlreadyUsed));
 }
 
 #[test]
