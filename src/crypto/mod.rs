@@ -18,6 +18,9 @@ pub(crate) mod wipe;
 pub use locked::LockKind;
 pub use providers::{EnvVar, KeyFile, KeyProvider, Passphrase, RawKey, RootKeyError};
 
+#[cfg(all(test, target_os = "linux"))]
+mod scan;
+
 /// Lower-case hexadecimal, for test vectors.
 #[cfg(test)]
 fn hex(bytes: &[u8]) -> String {

@@ -14,6 +14,8 @@ pub use env_var::EnvVar;
 pub use key_file::KeyFile;
 pub use passphrase::Passphrase;
 pub use raw_key::RawKey;
+#[cfg(all(test, target_os = "linux"))]
+pub(super) use text::to_hex as hex_digits;
 
 use crate::secret::RootKey;
 

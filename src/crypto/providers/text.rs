@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::secret::RootKey;
 
 /// Length of a key as hexadecimal digits.
-pub(super) const HEX_DIGITS: usize = 64;
+pub(in crate::crypto) const HEX_DIGITS: usize = 64;
 
 /// Length of a key as base64url without padding.
 pub(super) const BASE64_CHARS: usize = 43;
@@ -41,7 +41,7 @@ pub(super) fn from_base64(text: &[u8]) -> Option<RootKey> {
 }
 
 /// Writes a key as 64 lower-case hexadecimal digits.
-pub(super) fn to_hex(key: &RootKey, out: &mut [u8; HEX_DIGITS]) {
+pub(in crate::crypto) fn to_hex(key: &RootKey, out: &mut [u8; HEX_DIGITS]) {
     for (pair, &byte) in out.chunks_exact_mut(2).zip(key.expose_secret()) {
         pair[0] = digit(byte >> 4);
         pair[1] = digit(byte & 0x0f);
