@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::account::Account;
+#[cfg(doc)]
+use crate::domain::Permission;
 use crate::domain::account::info::ConnectionInfo;
 use crate::domain::inject::{self, Approach};
 use crate::domain::{Credential, Error, Revealed};

@@ -239,7 +239,7 @@ macro_rules! random_id {
                     expected: concat!("'", $prefix, "' and base64url of ", stringify!($bytes), " bytes"),
                 };
                 let encoded = text.strip_prefix($prefix).ok_or(malformed)?;
-                if encoded.len() != ($bytes * 4 + 2) / 3 {
+                if encoded.len() != usize::div_ceil($bytes * 4, 3) {
                     return Err(malformed);
                 }
                 let mut bytes = [0; $bytes];

@@ -1,5 +1,11 @@
 //! Anchorhold.
 
+#![deny(missing_docs, clippy::expect_used, clippy::unwrap_used)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::large_stack_arrays)
+)]
+
 mod account;
 mod backend;
 mod clock;

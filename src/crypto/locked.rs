@@ -274,7 +274,6 @@ mod ordinary {
             Self(vec![[0; KEY_BYTES]; count].into_boxed_slice())
         }
 
-        #[allow(clippy::unused_self, reason = "the other kind of memory needs it")]
         pub(super) fn kind(&self) -> LockKind {
             LockKind::Unlocked
         }
@@ -448,7 +447,7 @@ mod tests {
         }
         let mut status = 0;
         // SAFETY: waits for the child just made and writes its status.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status:#x}");
         assert!(all.iter().all(|keys| keys.keys()[0] == [0x2a; 32]), "the child changed its parent's keys");
         assert_eq!(before, fork_epoch());

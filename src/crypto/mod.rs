@@ -1,7 +1,7 @@
 //! Keys and sealing. The only place that names orion; `unsafe` is in `locked.rs` alone.
 //!
 //! Keys form a tree. A root key wraps the account keys and seals the vault key; from the vault key come the subkeys of the
-//! directory, from an account key those of the account. Each step down is one call of [`derive`], each sealed value an
+//! directory, from an account key those of the account. Each step down is one call of [`mod@derive`], each sealed value an
 //! [`envelope`].
 
 mod aead;
@@ -18,11 +18,11 @@ pub(crate) mod wipe;
 pub use locked::LockKind;
 pub use providers::{EnvVar, KeyFile, KeyProvider, Passphrase, RawKey, RootKeyError};
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod scan;
 
 /// Lower-case hexadecimal, for test vectors.
 #[cfg(test)]
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }

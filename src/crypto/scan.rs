@@ -6,6 +6,7 @@
 //! `/proc/self/mem` and compares at every byte. A secret counts as found with any 8 bytes in a row, since the allocator
 //! overwrites the head of what is freed. Each child also leaves a secret on the heap and one on the worker's stack on purpose,
 //! and both must be found.
+#![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
 use std::hint::{black_box, spin_loop};
@@ -85,7 +86,7 @@ fn child() {
     // Below what the work uses, and above: the scan must see all of the stack.
     let on_stack = notes.key("control on the stack");
     let on_heap = notes.key("control on the heap");
-    std::mem::forget(black_box(on_heap.expose().to_vec()));
+    black_box(on_heap.expose().to_vec().leak());
     let work = case(&mut notes);
 
     let finished = Arc::new(AtomicBool::new(false));
@@ -214,7 +215,7 @@ fn keyring_open(notes: &mut Notes) -> Work {
         let keyring = Keyring::open(&header, &[&provider]).unwrap();
         // An open vault's keys are where the scan can't read; where the system has no such memory, only a closed one's are gone.
         if keyring.lock_kind() == super::LockKind::MemfdSecret {
-            std::mem::forget(keyring);
+            Box::leak(Box::new(keyring));
         }
     })
 }

@@ -176,8 +176,11 @@ fn shut_down(core: &Arc<Core>, directory: Arc<Lane>, lock: Lock) -> Result<(), S
     } else {
         // A call hangs, perhaps for ever, and may yet write: the databases and the lock stay as they are until the process ends,
         // so that no other vault opens the same files. Dropping a database here would hang as well.
-        std::mem::forget(lock);
-        std::mem::forget(core.clone());
+        #[expect(clippy::mem_forget, reason = "what a hanging call may still use must not be dropped, see above")]
+        {
+            std::mem::forget(lock);
+            std::mem::forget(core.clone());
+        }
         core.leave_pool();
     }
     core.watchdog.stop();
