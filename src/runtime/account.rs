@@ -19,7 +19,7 @@ use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
-use crate::runtime::caller::Caller;
+use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
 use crate::runtime::events::EventKind;
 use crate::runtime::view::AccountView;
@@ -106,13 +106,26 @@ impl Account {
     /// Waits until the account is loaded. Reads begin with it.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         if self.loaded.borrow().is_none() {
-            self.turn().await?;
+            self.own_turn().await?;
         }
         Ok(())
     }
 
-    /// Waits for this request's turn to change the account, and until it is loaded. Changes begin with it.
-    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
+    /// Waits for a request's turn to change the account, and until it is loaded; then the caller is checked again, since what
+    /// was done before this turn may have revoked it. Changes begin with it.
+    pub(crate) async fn turn(self: &Rc<Self>, caller: &Admitted<'_>) -> Result<Turn<'_>, Error> {
+        let turn = self.own_turn().await?;
+        match caller.check(self)? {
+            Ok(()) => Ok(turn),
+            Err(refusal) => {
+                drop(turn);
+                Err(caller.refused(self, refusal).await)
+            }
+        }
+    }
+
+    /// Waits for a turn for what the vault does by itself.
+    pub(crate) async fn own_turn(&self) -> Result<Turn<'_>, Error> {
         let turn = Turn(self.changes.lock().await);
         if self.retired.get() {
             return Err(Error::Closed);
@@ -244,7 +257,7 @@ impl Account {
         if self.pending.borrow().is_empty() {
             return Ok(());
         }
-        let turn = self.turn().await?;
+        let turn = self.own_turn().await?;
         // What was used since: each connection's record, if it is still there.
         let used = std::mem::take(&mut self.pending.borrow_mut().used);
         let mut records = Vec::new();
@@ -295,8 +308,8 @@ impl Account {
     }
 
     /// An audit entry of now.
-    pub(crate) fn entry(&self, caller: &Caller, action: AuditAction, target: Option<ConnectionId>) -> audit::NewEntry {
-        audit::NewEntry { at: self.now(), actor: caller.actor(), action, target }
+    pub(crate) fn entry(&self, actor: AuditActor, action: AuditAction, target: Option<ConnectionId>) -> audit::NewEntry {
+        audit::NewEntry { at: self.now(), actor, action, target }
     }
 
     /// Tells the host's listeners.

@@ -11,8 +11,9 @@ use futures_channel::oneshot;
 use futures_util::FutureExt as _;
 
 use crate::domain::error::Error;
+use crate::domain::wiping_stack;
 use crate::runtime::account::Account;
-use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::gate::Pass;
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -30,7 +31,7 @@ pub(crate) trait Operation: Send + 'static {
     const NEEDS: Needs;
 
     /// Does it.
-    fn run(self, account: &Rc<Account>, caller: &Caller) -> impl Future<Output = Result<Self::Answer, Error>>;
+    fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> impl Future<Output = Result<Self::Answer, Error>>;
 }
 
 /// An operation with its caller and the way to answer, type erased for the mailbox.
@@ -91,7 +92,7 @@ impl Handler<Work> for AccountActor {
 
     fn handle(&mut self, work: Work, _: &mut Context<Self>) {
         let Work { job, pass } = work;
-        run_or_spawn(Box::pin(job.run(Rc::clone(&self.account)).map(move |()| drop(pass))));
+        run_or_spawn(Wiping(Box::pin(job.run(Rc::clone(&self.account)).map(move |()| drop(pass)))));
     }
 }
 
@@ -134,10 +135,12 @@ impl<O: Operation> Job for Task<O> {
         Box::pin(async move {
             let Task { operation, caller, reply } = *self;
             let body = async {
-                caller.admit(&account, O::NEEDS, O::DOING).await?;
-                let answer = operation.run(&account, &caller).await?;
-                caller.still_good(&account)?;
-                Ok(answer)
+                let admitted = caller.admit(&account, O::NEEDS, O::DOING).await?;
+                let answer = operation.run(&account, &admitted).await?;
+                match admitted.check(&account)? {
+                    Ok(()) => Ok(answer),
+                    Err(refusal) => Err(admitted.refused(&account, refusal).await),
+                }
             };
             let outcome = AssertUnwindSafe(body).catch_unwind().await;
             let answer = outcome.unwrap_or_else(|_| {
@@ -152,11 +155,26 @@ impl<O: Operation> Job for Task<O> {
     }
 }
 
-/// Runs a future at once as far as it comes, and leaves only what has to wait to the arbiter's task queue.
-fn run_or_spawn(mut future: LocalFuture) {
+/// How much of the stack is wiped after each step of a request. The primitives wipe what they use themselves; this is for what
+/// the layers between leave.
+const REQUEST_STACK: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 8 * 1024 };
+
+/// A request, each step of which wipes the stack that it used.
+struct Wiping(LocalFuture);
+
+impl Future for Wiping {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<()> {
+        wiping_stack::<REQUEST_STACK, _>(|| self.0.as_mut().poll(context))
+    }
+}
+
+/// Runs a request at once as far as it comes, and leaves only what has to wait to the arbiter's task queue.
+fn run_or_spawn(mut request: Wiping) {
     let mut context = task::Context::from_waker(task::Waker::noop());
-    if future.as_mut().poll(&mut context).is_pending() {
+    if Pin::new(&mut request).poll(&mut context).is_pending() {
         // The task is polled once more right away, with a waker of its own.
-        actix::spawn(future);
+        actix::spawn(request);
     }
 }

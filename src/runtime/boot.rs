@@ -24,6 +24,9 @@ use crate::storage::{self, AnchorSeal, Place};
 /// How often housekeeping looks for idle accounts.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// How soon it looks again while there are too many accounts that are all at work.
+const CROWDED: Duration = Duration::from_millis(10);
+
 /// How many rounds of housekeeping pass between two writes of when API keys were last used.
 const ROUNDS_PER_LAST_USED: u32 = 60;
 
@@ -127,6 +130,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         denials: std::sync::Mutex::default(),
         housekeeping: Signal::new(),
         closing: AtomicBool::new(false),
+        closed: async_lock::Mutex::new(false),
     });
     let prepared = futures_lite::future::block_on(core.run("opening the vault", {
         let core = Arc::clone(&core);
@@ -145,26 +149,32 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
     Ok((core, threads))
 }
 
-/// Writes what waits, stops all actors, closes the storage. The threads are stopped by who holds them. Closing twice is fine.
+/// Writes what waits, stops all actors, closes the storage, forgets the keys. The threads are stopped by who holds them. Runs to
+/// its end even if the caller drops the future; closing twice is fine, the second call waits for the first.
 pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
-    if core.closing.swap(true, Ordering::AcqRel) {
-        return Ok(());
-    }
+    core.closing.store(true, Ordering::Release);
     core.wake_housekeeping();
-    let closed = core
-        .run_even_closing("closing the vault", {
-            let core = Arc::clone(core);
-            async move {
-                core.router.retire_all().await;
-                let written = core.write_denials().await.and(core.write_last_used().await);
-                core.events.close();
-                written
+    let closing = {
+        let core = Arc::clone(core);
+        async move {
+            let mut closed = core.closed.lock().await;
+            if std::mem::replace(&mut *closed, true) {
+                return Ok(());
             }
-        })
-        .await;
-    // Whatever came before, the files are closed and the lock is let go.
-    core.storage.close().await?;
-    closed
+            core.router.retire_all().await;
+            let written = core.write_denials().await.and(core.write_last_used().await);
+            core.events.close();
+            // Whatever came before, the files are closed and the lock is let go.
+            let stored = core.storage.close().await;
+            core.keyring.forget();
+            written.and(stored.map_err(Error::from))
+        }
+    };
+    match core.run_even_closing("closing the vault", closing).await {
+        // The threads are stopped: whoever stopped them had closed the vault.
+        Err(Error::Closed) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Passivates what is idle or too much, until the vault closes.
@@ -172,10 +182,9 @@ async fn keep_house(core: Arc<Core>) {
     let mut rounds = 0;
     while !core.is_closing() {
         listener!(core.housekeeping => woken);
-        if core.router.len() <= core.settings.max_resident_accounts {
-            let pause = HOUSEKEEPING.min(core.settings.idle_after.max(Duration::from_millis(10)));
-            drop(select(Box::pin(actix::clock::sleep(pause)), woken).await);
-        }
+        let crowded = core.router.len() > core.settings.max_resident_accounts;
+        let pause = if crowded { CROWDED } else { HOUSEKEEPING.min(core.settings.idle_after.max(CROWDED)) };
+        drop(select(Box::pin(actix::clock::sleep(pause)), woken).await);
         if core.is_closing() {
             return;
         }

@@ -87,14 +87,12 @@ impl Caller {
     }
 
     /// Lets the caller do what `needs` stands for, or notes the refusal in the account's audit.
-    pub(crate) async fn admit(&self, account: &Rc<Account>, needs: Needs, doing: &'static str) -> Result<(), Error> {
+    pub(crate) async fn admit(&self, account: &Rc<Account>, needs: Needs, doing: &'static str) -> Result<Admitted<'_>, Error> {
         account.ready().await?;
-        match self.check(account, needs)? {
-            Ok(()) => Ok(()),
-            Err((error, reason)) => {
-                refuse(account, self.actor(), doing, reason).await?;
-                Err(error)
-            }
+        let admitted = Admitted { caller: self, needs, doing };
+        match admitted.check(account)? {
+            Ok(()) => Ok(admitted),
+            Err(refusal) => Err(admitted.refused(account, refusal).await),
         }
     }
 
@@ -107,15 +105,7 @@ impl Caller {
         }
     }
 
-    /// Checks again before an answer goes out: once a revocation has returned, nothing succeeds.
-    pub(crate) fn still_good(&self, account: &Account) -> Result<(), Error> {
-        match self {
-            Caller::ApiKey(key) => key.check(account.now()).map_err(|_| Error::InvalidApiKey),
-            Caller::Session(_) | Caller::Vault => Ok(()),
-        }
-    }
-
-    fn check(&self, account: &Account, needs: Needs) -> Result<Result<(), (Error, DenialReason)>, Error> {
+    fn check(&self, account: &Account, needs: Needs) -> Result<Result<(), Refusal>, Error> {
         let disabled = account.with_state(|state| state.facts.disabled)?;
         Ok(match self {
             Caller::Vault => Ok(()),
@@ -135,7 +125,42 @@ impl Caller {
     }
 }
 
-fn check_key(key: &KeyEntry, account: &Account, needs: Needs, disabled: bool) -> Result<(), (Error, DenialReason)> {
+/// What the caller hears, and what the audit says.
+pub(crate) type Refusal = (Error, DenialReason);
+
+/// A caller that was let in. That was then: it is checked again when the request's turn to change something has come, and before
+/// the answer goes out, so that nothing succeeds once a revocation has returned.
+pub(crate) struct Admitted<'a> {
+    caller: &'a Caller,
+    needs: Needs,
+    doing: &'static str,
+}
+
+impl Admitted<'_> {
+    pub(crate) fn caller(&self) -> &Caller {
+        self.caller
+    }
+
+    /// The caller's name in the audit.
+    pub(crate) fn actor(&self) -> AuditActor {
+        self.caller.actor()
+    }
+
+    /// Whether the caller would be let in now. The outer error is no refusal but a failure to tell.
+    pub(crate) fn check(&self, account: &Account) -> Result<Result<(), Refusal>, Error> {
+        self.caller.check(account, self.needs)
+    }
+
+    /// Notes a refusal; returns what the caller hears. Must not be called while the account's turn is held.
+    pub(crate) async fn refused(&self, account: &Rc<Account>, (error, reason): Refusal) -> Error {
+        match refuse(account, self.actor(), self.doing, reason).await {
+            Ok(()) => error,
+            Err(failure) => failure,
+        }
+    }
+}
+
+fn check_key(key: &KeyEntry, account: &Account, needs: Needs, disabled: bool) -> Result<(), Refusal> {
     key.check(account.now()).map_err(|reason| (Error::InvalidApiKey, reason))?;
     key.check_account(account.owner().environment, account.locator()).map_err(|reason| (GONE, reason))?;
     let Some(needed) = needs.permissions.first().copied() else {

@@ -83,6 +83,8 @@ pub(crate) struct Core {
     pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
     pub(crate) housekeeping: Signal,
     pub(crate) closing: AtomicBool,
+    /// Whether closing is done; held while it goes on.
+    pub(crate) closed: async_lock::Mutex<bool>,
 }
 
 impl Core {

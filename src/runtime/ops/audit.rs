@@ -11,7 +11,7 @@ use crate::domain::grants::Permission;
 use crate::domain::{Label, Plaintext};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs, refuse};
+use crate::runtime::caller::{Admitted, Needs, refuse};
 
 /// Segments read in one step.
 const STEP: usize = 64;
@@ -27,10 +27,10 @@ impl Operation for ReadAudit {
     const DOING: &'static str = "reading the audit";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<Vec<AuditEntry>, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Vec<AuditEntry>, Error> {
         // What was noted before this call belongs to the answer.
         account.flush().await?;
-        let _turn = account.turn().await?;
+        let _turn = account.turn(caller).await?;
         let wanted = self.after.saturating_add(1);
         // The segment with the wanted entry begins at most a segment's length before it.
         let mut start = wanted.saturating_sub(audit::SEGMENT_ENTRIES as u64 - 1);
@@ -57,9 +57,9 @@ impl Operation for VerifyAudit {
     const DOING: &'static str = "verifying the audit";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<Result<u64, BrokenLink>, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Result<u64, BrokenLink>, Error> {
         account.flush().await?;
-        let _turn = account.turn().await?;
+        let _turn = account.turn(caller).await?;
         let ends: ChainEnds = account.with_state(|state| state.facts.audit.clone())?;
         let mut walked = Walked { next: ends.first_sequence, link: ends.first_link };
         loop {
@@ -109,14 +109,14 @@ impl Operation for NoteDenial {
     const DOING: &'static str = "noting a refusal";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         refuse(account, self.actor, self.what, self.reason).await
     }
 }
 
 /// Removes the oldest segments that the retention does not ask for; the link before the first kept entry stays in the head.
 pub(crate) async fn prune(account: &Account, keep: u64) -> Result<(), Error> {
-    let turn = account.turn().await?;
+    let turn = account.own_turn().await?;
     let ends = account.with_state(|state| state.facts.audit.clone())?;
     let surplus_end = ends.next_sequence.saturating_sub(keep);
     // A whole segment more than asked for, so that not every entry prunes one.
@@ -138,7 +138,7 @@ pub(crate) async fn prune(account: &Account, keep: u64) -> Result<(), Error> {
         return Ok(());
     }
     let entries = kept.first_sequence - ends.first_sequence;
-    let entry = account.entry(&Caller::Vault, audit::AuditAction::Pruned { entries }, None);
+    let entry = account.entry(AuditActor::Vault, audit::AuditAction::Pruned { entries }, None);
     account
         .change(&turn, |draft| {
             let chain = &mut draft.facts_mut().audit;

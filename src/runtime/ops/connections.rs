@@ -14,7 +14,7 @@ use crate::domain::random_connection_id;
 use crate::ids::{ConnectionId, ProviderName, check_text};
 use crate::runtime::account::{Account, scan_all};
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::events::EventKind;
 
 const NO_CONNECTION: Error = Error::NotFound { what: Item::Connection };
@@ -31,9 +31,9 @@ impl Operation for AddConnection {
     const DOING: &'static str = "adding a connection";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<ConnectionId, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<ConnectionId, Error> {
         check_label(&self.label)?;
-        let turn = account.turn().await?;
+        let turn = account.turn(caller).await?;
         if account.with_state(|state| state.connections().count())? >= MAX_CONNECTIONS {
             return Err(Error::TooMany { what: "connections", limit: MAX_CONNECTIONS });
         }
@@ -50,7 +50,7 @@ impl Operation for AddConnection {
             scopes: self.credential.scopes().to_vec(),
             status: ConnectionStatus::Active,
         };
-        let entry = account.entry(caller, AuditAction::ConnectionAdded, Some(id));
+        let entry = account.entry(caller.actor(), AuditAction::ConnectionAdded, Some(id));
         account
             .change(&turn, |draft| {
                 draft.put_connection(id, &record)?;
@@ -72,8 +72,8 @@ impl Operation for ListConnections {
     const DOING: &'static str = "listing connections";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections]).or_session(Grant::ListConnections);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<Vec<ConnectionInfo>, Error> {
-        let turn = account.turn().await?;
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Vec<ConnectionInfo>, Error> {
+        let turn = account.turn(caller).await?;
         let mut rows = Vec::new();
         scan_all(account.tree()?.as_ref(), b"c", b"d", &mut rows).await?;
         let mut rows = rows.into_iter().peekable();
@@ -95,7 +95,7 @@ impl Operation for ListConnections {
         })?;
         drop(turn);
         let infos = records.into_iter().map(|(id, record)| to_info(account, id, record)).collect::<Result<Vec<_>, _>>()?;
-        Ok(infos.into_iter().filter(|info| may_see(caller, &info.provider)).collect())
+        Ok(infos.into_iter().filter(|info| may_see(caller.caller(), &info.provider)).collect())
     }
 }
 
@@ -107,10 +107,10 @@ impl Operation for ReadConnection {
     const DOING: &'static str = "reading a connection";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections]).or_session(Grant::ListConnections);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<ConnectionInfo, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<ConnectionInfo, Error> {
         let record = read_connection(account, self.0).await?;
         let info = to_info(account, self.0, record)?;
-        if may_see(caller, &info.provider) { Ok(info) } else { Err(NO_CONNECTION) }
+        if may_see(caller.caller(), &info.provider) { Ok(info) } else { Err(NO_CONNECTION) }
     }
 }
 
@@ -122,7 +122,7 @@ impl Operation for FindConnection {
     const DOING: &'static str = "looking up a connection";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections, Permission::Use, Permission::Reveal]);
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         match account.with_state(|state| state.stamp(RecordKey::Connection(self.0)))? {
             Some(_) => Ok(()),
             None => Err(NO_CONNECTION),
@@ -145,12 +145,12 @@ impl Operation for ChangeConnection {
     const DOING: &'static str = "changing a connection";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         let ChangeConnection(id, change) = self;
         if let ConnectionChange::Label(label) = &change {
             check_label(label)?;
         }
-        let turn = account.turn().await?;
+        let turn = account.turn(caller).await?;
         let mut record = read_connection(account, id).await?;
         record.updated = account.now();
         record.last_used = record.last_used.max(account.touched(id));
@@ -171,7 +171,7 @@ impl Operation for ChangeConnection {
                 (AuditAction::ConnectionFailed, EventKind::ConnectionFailed { connection: id }, None)
             }
         };
-        let entry = account.entry(caller, action, Some(id));
+        let entry = account.entry(caller.actor(), action, Some(id));
         account
             .change(&turn, |draft| {
                 draft.put_connection(id, &record)?;
@@ -194,14 +194,14 @@ impl Operation for RemoveConnection {
     const DOING: &'static str = "removing a connection";
     const NEEDS: Needs = Needs::backend(&[Permission::Connections]).or_session(Grant::Disconnect);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         let id = self.0;
-        let turn = account.turn().await?;
+        let turn = account.turn(caller).await?;
         let info = to_info(account, id, read_connection(account, id).await?)?;
-        if !may_see(caller, &info.provider) {
+        if !may_see(caller.caller(), &info.provider) {
             return Err(NO_CONNECTION);
         }
-        let entry = account.entry(caller, AuditAction::ConnectionRemoved, Some(id));
+        let entry = account.entry(caller.actor(), AuditAction::ConnectionRemoved, Some(id));
         account
             .change(&turn, |draft| {
                 draft.remove(RecordKey::Connection(id));

@@ -15,7 +15,7 @@ use crate::domain::provider::ProviderSettings;
 use crate::ids::{ConnectionId, ProviderName};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs, refuse};
+use crate::runtime::caller::{Admitted, Needs, refuse};
 use crate::runtime::events::EventKind;
 use crate::runtime::ops::connections::read_connection;
 
@@ -27,7 +27,7 @@ impl Operation for Reveal {
     const DOING: &'static str = "revealing a credential";
     const NEEDS: Needs = Needs::enabled(&[Permission::Reveal]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<Box<Revealed>, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Revealed>, Error> {
         let revealed = open_secret(account, self.0).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
         account.touch(self.0);
@@ -55,7 +55,7 @@ impl Operation for Use {
     const DOING: &'static str = "using a credential";
     const NEEDS: Needs = Needs::enabled(&[Permission::Use]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<Box<Usable>, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Usable>, Error> {
         let record = read_connection(account, self.connection).await?;
         let provider =
             ProviderName::new(&record.provider).map_err(|_| account.damaged(Damage("a connection's provider is none")))?;

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use crate::domain::account::info::{AccountInfo, AccountStatus, MAX_METADATA_BYTES};
 use crate::domain::account::records::{InfoRecord, RecordKey};
 use crate::domain::account::state::{Damage, decode};
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::error::Error;
 use crate::domain::grants::Permission;
 use crate::ids::LinkedAccountId;
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::events::EventKind;
 
 /// Reads what is known of the account.
@@ -22,7 +22,7 @@ impl Operation for ReadInfo {
     const DOING: &'static str = "reading the account";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<AccountInfo, Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<AccountInfo, Error> {
         let record = read_info(account).await?;
         let connections = account.with_state(|state| state.connections().count())?;
         Ok(AccountInfo {
@@ -45,11 +45,11 @@ impl Operation for SetMetadata {
     const DOING: &'static str = "changing the metadata";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         check_metadata(&self.0)?;
-        let turn = account.turn().await?;
+        let turn = account.turn(caller).await?;
         let record = InfoRecord { metadata: self.0, ..read_info(account).await? };
-        store_info(account, &turn, caller, record, AuditAction::MetadataChanged).await?;
+        store_info(account, &turn, caller.actor(), record, AuditAction::MetadataChanged).await?;
         account.tell(EventKind::AccountUpdated)
     }
 }
@@ -62,8 +62,8 @@ impl Operation for SetDisabled {
     const DOING: &'static str = "changing the status";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
-        let turn = account.turn().await?;
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
+        let turn = account.turn(caller).await?;
         let record = read_info(account).await?;
         if record.disabled == self.0 {
             return Ok(());
@@ -73,7 +73,7 @@ impl Operation for SetDisabled {
         } else {
             (AuditAction::AccountEnabled, EventKind::AccountEnabled)
         };
-        store_info(account, &turn, caller, InfoRecord { disabled: self.0, ..record }, action).await?;
+        store_info(account, &turn, caller.actor(), InfoRecord { disabled: self.0, ..record }, action).await?;
         account.tell(event)
     }
 }
@@ -86,7 +86,7 @@ impl Operation for Delete {
     const DOING: &'static str = "deleting the account";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, _: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, _: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -109,12 +109,12 @@ pub(crate) async fn read_info(account: &Account) -> Result<InfoRecord, Error> {
 async fn store_info(
     account: &Account,
     turn: &Turn<'_>,
-    caller: &Caller,
+    actor: AuditActor,
     mut record: InfoRecord,
     action: AuditAction,
 ) -> Result<(), Error> {
     record.updated = account.now();
-    let entry = account.entry(caller, action, None);
+    let entry = account.entry(actor, action, None);
     account
         .change(turn, |draft| {
             draft.put_info(&record)?;

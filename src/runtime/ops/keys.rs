@@ -6,13 +6,13 @@ use std::rc::Rc;
 use crate::domain::account::keys::{AccountKeys, WrappedKeys};
 use crate::domain::account::records::RecordKey;
 use crate::domain::account::state::Damage;
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::error::Error;
 use crate::domain::grants::Permission;
 use crate::domain::{Key, Keyring, WrapPurpose};
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::caller::{Admitted, Needs};
 
 /// How much is sealed anew in one commit.
 const STEP_BYTES: usize = 48 * 1024;
@@ -26,11 +26,11 @@ impl Operation for RotateAccountKey {
     const DOING: &'static str = "rotating the account key";
     const NEEDS: Needs = Needs::backend(&[Permission::Keys]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         {
-            let turn = account.turn().await?;
+            let turn = account.turn(caller).await?;
             if account.with_state(|state| state.facts.wrapped.previous_account.is_none())? {
-                begin(account, &turn, caller).await?;
+                begin(account, &turn, caller.actor()).await?;
             }
         }
         complete(account).await
@@ -45,8 +45,8 @@ impl Operation for Rewrap {
     const DOING: &'static str = "wrapping the account's keys under the new root key";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
-        let turn = account.turn().await?;
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
+        let turn = account.turn(caller).await?;
         let generation = account.core.keyring.generation();
         let rows = account.with_state(|state| wrapped_rows(&state.facts.wrapped))?;
         let old: Vec<_> =
@@ -54,7 +54,7 @@ impl Operation for Rewrap {
         if old.is_empty() {
             return Ok(());
         }
-        let entry = account.entry(caller, AuditAction::KeysRewrapped, None);
+        let entry = account.entry(caller.actor(), AuditAction::KeysRewrapped, None);
         account
             .change(&turn, |draft| {
                 for (key, purpose, wrapped) in &old {
@@ -75,11 +75,11 @@ impl Operation for Rewrap {
     }
 }
 
-async fn begin(account: &Account, turn: &Turn<'_>, caller: &Caller) -> Result<(), Error> {
+async fn begin(account: &Account, turn: &Turn<'_>, actor: AuditActor) -> Result<(), Error> {
     let mut info = super::info::read_info(account).await?;
     info.key_version += 1;
     info.updated = account.now();
-    let entry = account.entry(caller, AuditAction::AccountKeyRotated, None);
+    let entry = account.entry(actor, AuditAction::AccountKeyRotated, None);
     let owner = account.owner();
     let keyring = &account.core.keyring;
     account
@@ -121,7 +121,7 @@ async fn begin(account: &Account, turn: &Turn<'_>, caller: &Caller) -> Result<()
 /// Seals what is left under the key before anew, step by step; requests are served between the steps.
 pub(crate) async fn complete(account: &Account) -> Result<(), Error> {
     loop {
-        let turn = account.turn().await?;
+        let turn = account.own_turn().await?;
         let (done, left) = account.with_state(|state| {
             let version = state.facts.key_version;
             let left: Vec<_> = state

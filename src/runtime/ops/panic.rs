@@ -6,7 +6,7 @@ use crate::domain::error::Error;
 use crate::domain::grants::Permission;
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs};
+use crate::runtime::caller::{Admitted, Needs};
 
 /// Makes the next request that opens a key panic while it holds it.
 pub(crate) struct PanicNext;
@@ -16,7 +16,7 @@ impl Operation for PanicNext {
     const DOING: &'static str = "arming a panic";
     const NEEDS: Needs = Needs::backend(&[Permission::Accounts]);
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         account.panic_next.set(true);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::domain::account::records::{Spent, SpentToken};
 use crate::domain::account::state::Damage;
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
@@ -16,7 +16,7 @@ use crate::domain::{WrapPurpose, session_token};
 use crate::ids::{LinkedAccountId, SessionTokenId};
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Caller, Needs, refuse};
+use crate::runtime::caller::{Admitted, Caller, Needs, refuse};
 use crate::runtime::events::EventKind;
 use crate::secret::SessionToken;
 
@@ -46,7 +46,7 @@ impl Operation for Mint {
     const DOING: &'static str = "minting a session token";
     const NEEDS: Needs = Needs::enabled(&[Permission::Sessions]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<Box<MintedToken>, Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<MintedToken>, Error> {
         let epoch = account.with_state(|state| state.facts.epoch)?;
         let claims = self.0.claims(account.now(), epoch)?;
         let token = account.with_state(|state| {
@@ -75,17 +75,17 @@ impl Operation for RevokeSession {
     const DOING: &'static str = "revoking a session token";
     const NEEDS: Needs = Needs::backend(&[Permission::Sessions]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         let id = self.0;
         let until = account.now().plus(LONGEST_LIFETIME);
-        let turn = account.turn().await?;
+        let turn = account.turn(caller).await?;
         if account.with_state(|state| state.spent(&id))? == Some(Spent::Revoked) {
             return Ok(());
         }
         spend(
             account,
             &turn,
-            caller,
+            caller.actor(),
             id,
             SpentToken { spent: Spent::Revoked, until },
             AuditAction::SessionRevoked { session: id },
@@ -103,11 +103,11 @@ impl Operation for RevokeAllSessions {
     const DOING: &'static str = "revoking all session tokens";
     const NEEDS: Needs = Needs::backend(&[Permission::Sessions]);
 
-    async fn run(self, account: &Rc<Account>, caller: &Caller) -> Result<(), Error> {
-        let turn = account.turn().await?;
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
+        let turn = account.turn(caller).await?;
         let mut info = super::info::read_info(account).await?;
         info.epoch += 1;
-        let entry = account.entry(caller, AuditAction::AllSessionsRevoked, None);
+        let entry = account.entry(caller.actor(), AuditAction::AllSessionsRevoked, None);
         account
             .change(&turn, |draft| {
                 draft.put_info(&info)?;
@@ -128,19 +128,19 @@ impl Operation for Consume {
     const DOING: &'static str = "using up a session token";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<(), Error> {
         let claims = self.0;
-        let turn = account.turn().await?;
-        let caller = Caller::Session(Arc::clone(&claims));
+        let turn = account.turn(caller).await?;
+        let bearer = Caller::Session(Arc::clone(&claims)).actor();
         // Checked again: between the check on the caller's thread and this turn anything may have happened.
         let spent = account.with_state(|state| state.spent(&claims.id))?;
         if spent.is_some() {
             drop(turn);
-            refuse(account, caller.actor(), Self::DOING, DenialReason::AlreadyUsed).await?;
+            refuse(account, bearer, Self::DOING, DenialReason::AlreadyUsed).await?;
             return Err(Error::InvalidToken);
         }
         let token = SpentToken { spent: Spent::UsedUp, until: claims.expires };
-        spend(account, &turn, &caller, claims.id, token, AuditAction::SessionUsedUp { session: claims.id }).await?;
+        spend(account, &turn, bearer, claims.id, token, AuditAction::SessionUsedUp { session: claims.id }).await?;
         account.tell(EventKind::SessionUsedUp { session: claims.id })
     }
 }
@@ -153,7 +153,7 @@ impl Operation for ReadSession {
     const DOING: &'static str = "checking a session";
     const NEEDS: Needs = Needs::any_session();
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<LinkedAccountId, Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<LinkedAccountId, Error> {
         let id = account.with_state(|state| LinkedAccountId::new(&state.facts.linked_account_id))?;
         id.map_err(|_| account.damaged(Damage("the account's id is none")))
     }
@@ -167,7 +167,7 @@ impl Operation for Load {
     const DOING: &'static str = "loading an account";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, _: &Caller) -> Result<(), Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         account.ready().await
     }
 }
@@ -175,7 +175,7 @@ impl Operation for Load {
 async fn spend(
     account: &Account,
     turn: &Turn<'_>,
-    caller: &Caller,
+    actor: AuditActor,
     id: SessionTokenId,
     token: SpentToken,
     action: AuditAction,
@@ -184,7 +184,7 @@ async fn spend(
     if account.with_state(|state| state.spent.values().filter(|token| token.until > now).count())? >= MAX_SPENT {
         return Err(Error::TooMany { what: "revoked or used session tokens of this account", limit: MAX_SPENT });
     }
-    let entry = account.entry(caller, action, None);
+    let entry = account.entry(actor, action, None);
     account
         .change(turn, |draft| {
             draft.spend(id, token, now)?;
