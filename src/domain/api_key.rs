@@ -395,9 +395,6 @@ mod tests {
     }
 
     #[test]
-    fn permissions_are_those_given() {}
-
-    #[test]
     fn requests_are_checked() {
         assert!(NewApiKey::new("importer").check().is_ok());
         assert!(matches!(NewApiKey::new("").check(), Err(InvalidApiKeyOptions::Label(_))));

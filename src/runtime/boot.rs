@@ -46,7 +46,7 @@ pub(crate) struct PlaceOptions {
     pub(crate) max_open_shards: usize,
     pub(crate) stall_timeout: Duration,
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) model: Option<crate::storage::model::ModelDisk>,
+    pub(crate) model: Option<storage::model::ModelDisk>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) trees_per_shard: Option<usize>,
 }
