@@ -2,6 +2,8 @@
 //! the right one and whether one is missing is decided above, with two helps from here: the commit is atomic and durable when
 //! it returns, and the anchor remembers, outside the database, the last sequence of every mark.
 
+#[cfg(test)]
+mod agreement_tests;
 mod anchor;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod model;

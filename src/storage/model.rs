@@ -3,6 +3,8 @@
 
 mod disk;
 mod engine;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{ModelDisk, ModelImage, ModelTree};
 pub(crate) use engine::ModelPlace;

@@ -17,9 +17,13 @@ mod anchors;
 mod committer;
 mod core;
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod damage_tests;
 mod database;
 mod engine;
+#[cfg(test)]
+mod fault_tests;
 mod faults;
 mod files;
 mod header;

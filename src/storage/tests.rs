@@ -311,8 +311,14 @@ fn shredding_removes_the_named_accounts_only(bench: &dyn Bench) {
     let big = vec![7; 30_000];
     let trees: Vec<_> = (0..6).map(|number| create(&*storage, number, &[(b"k", b"v"), (b"big", &big)]).1).collect();
     let shard = storage.shards()[0];
+    block_on(storage.sync_anchors()).unwrap();
+    // Once with anchors that are behind and once with written ones.
     for _ in 0..2 {
         block_on(storage.shred(shard, vec![handle(1), handle(4), handle(99)])).unwrap();
+        for number in [0, 2, 3, 5] {
+            let tree = block_on(storage.tree(shard, handle(number))).unwrap();
+            assert_eq!(tree.anchored(Mark::Account), Some(anchored(1)), "account {number} lost its anchor");
+        }
         assert_eq!(block_on(storage.members(shard)).unwrap(), [0, 2, 3, 5].map(handle));
     }
     assert!(matches!(block_on(trees[1].load(b"k")), Err(StorageError::NoTree)));

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
 use super::super::{AnchorHead, AnchorSeal, Anchored, Location, Mark, StorageError};
@@ -12,7 +13,7 @@ use super::database::Failure;
 use super::files;
 use super::lane::Lane;
 use super::shards::{ANCHOR, SHARDS, generation_dir};
-use super::watchdog::Caller;
+use super::watchdog::{Caller, Watchdog};
 use crate::ids::ShardId;
 
 pub(super) const DIRECTORY: &str = "directory";
@@ -69,14 +70,26 @@ impl Anchors {
         self.update_shard(shard, |mark| mark.generation = generation);
     }
 
-    /// Keeps others from writing anchor files meanwhile.
-    pub(super) fn begin_writing(&self) -> Writing<'_> {
-        Writing(locked(&self.writing))
+    /// Keeps others from writing anchor files meanwhile. Whoever has the right makes calls that may hang, so the waiting ends
+    /// when the vault is poisoned.
+    pub(super) fn begin_writing(&self, watchdog: &Watchdog) -> Result<Writing<'_>, StorageError> {
+        loop {
+            match self.writing.try_lock() {
+                Ok(guard) => return Ok(Writing(guard)),
+                Err(TryLockError::Poisoned(error)) => return Ok(Writing(error.into_inner())),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if let Some(reason) = watchdog.poisoned() {
+                return Err(StorageError::Poisoned(reason));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Writes what is behind. A failure poisons the vault.
     pub(super) fn write_all(&self, core: &Core) -> Result<AnchorHead, StorageError> {
-        self.write_shards(core).and_then(|()| self.write_directory(core, &self.begin_writing()))
+        self.write_shards(core)?;
+        self.write_directory(core, &self.begin_writing(&core.watchdog)?)
     }
 
     /// Compares the directory's database, as it was opened, with what its anchor remembers.
@@ -106,7 +119,7 @@ impl Anchors {
         let lanes = std::mem::take(&mut locked(&self.state).shards_behind);
         for lane in lanes.into_values() {
             let Some(shard) = &lane.shard else { continue };
-            let writing = self.begin_writing();
+            let writing = self.begin_writing(&core.watchdog)?;
             if let Some(anchor) = shard.take_behind() {
                 self.write_shard(core, &anchor, &writing)?;
                 shard.anchor_written();
@@ -119,7 +132,10 @@ impl Anchors {
     fn write_shard(&self, core: &Core, anchor: &ShardAnchor, _: &Writing<'_>) -> Result<(), StorageError> {
         let path = generation_dir(&core.root, anchor.shard, anchor.generation).join(ANCHOR);
         let bytes = anchor.encode(&*core.seal);
-        let written = core.watchdog.call(Caller::Other, "writing an anchor", || files::replace(&path, &bytes));
+        let written = core.watchdog.call(Caller::Other, "writing an anchor", || {
+            core.options.faults.before_anchor();
+            files::replace(&path, &bytes)
+        });
         written.map_err(|error| core.poison(Location::Shard(anchor.shard), "writing the anchor of", &Failure::Io(error)))?;
         self.note_written(anchor);
         Ok(())
@@ -145,7 +161,10 @@ impl Anchors {
             state.directory.encode(&*core.seal)
         };
         let path = core.root.join(DIRECTORY_ANCHOR);
-        let written = core.watchdog.call(Caller::Other, "writing an anchor", || files::replace(&path, &bytes));
+        let written = core.watchdog.call(Caller::Other, "writing an anchor", || {
+            core.options.faults.before_anchor();
+            files::replace(&path, &bytes)
+        });
         written.map_err(|error| core.poison(Location::Directory, "writing the anchor of", &Failure::Io(error)))?;
         locked(&self.state).head = head;
         Ok(head)

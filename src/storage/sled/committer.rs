@@ -145,3 +145,88 @@ fn lock() -> MutexGuard<'static, Option<Pool>> {
 pub(super) fn threads() -> usize {
     lock().as_ref().map_or(0, |pool| pool.threads)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Named(&'static str, Mutex<Option<mpsc::Sender<&'static str>>>);
+
+    impl Turn for Named {
+        fn take_turn(self: Arc<Self>) {
+            assert_ne!(self.0, "panics");
+            if let Some(sender) = &*self.1.lock().unwrap() {
+                sender.send(self.0).unwrap();
+            }
+        }
+
+        fn panicked(self: Arc<Self>) {
+            if let Some(sender) = &*self.1.lock().unwrap() {
+                sender.send("panicked").unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_vault_with_one_busy_database_has_every_other_turn() {
+        let mut pool = Pool::default();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for (vault, names) in [(1, vec!["a1", "a2", "a3"]), (2, vec!["b1"]), (3, vec!["c1", "c2"])] {
+            let turns = names.into_iter().map(|name| Arc::new(Recorded(name, order.clone())) as Arc<dyn Turn>);
+            pool.vaults.insert(vault, turns.collect());
+            pool.order.push_back(vault);
+        }
+        while let Some(turn) = pool.take() {
+            turn.take_turn();
+        }
+        assert_eq!(*order.lock().unwrap(), ["a1", "b1", "c1", "a2", "c2", "a3"]);
+    }
+
+    struct Recorded(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+    impl Turn for Recorded {
+        fn take_turn(self: Arc<Self>) {
+            self.1.lock().unwrap().push(self.0);
+        }
+
+        fn panicked(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_turn_that_panics_is_told_so_and_the_threads_go_on() {
+        let membership = Membership::join().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for name in ["panics", "panics", "panics", "works"] {
+            membership.ready(Arc::new(Named(name, Mutex::new(Some(sender.clone())))));
+        }
+        let mut heard: Vec<_> = (0..4).map(|_| receiver.recv().unwrap()).collect();
+        heard.sort_unstable();
+        assert_eq!(heard, ["panicked", "panicked", "panicked", "works"]);
+    }
+
+    #[test]
+    fn what_a_leaving_vault_has_in_line_is_dropped() {
+        static RAN: AtomicUsize = AtomicUsize::new(0);
+        struct Slow;
+        impl Turn for Slow {
+            fn take_turn(self: Arc<Self>) {
+                RAN.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+
+            fn panicked(self: Arc<Self>) {}
+        }
+        let membership = Membership::join().unwrap();
+        let turn = Arc::new(Slow);
+        for _ in 0..100 {
+            membership.ready(turn.clone());
+        }
+        drop(membership);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(RAN.load(Ordering::SeqCst) < 50);
+        assert_eq!(Arc::strong_count(&turn), 1);
+    }
+}

@@ -24,6 +24,7 @@ pub(super) struct Core {
     /// The open shards, by number.
     pub(super) open: Mutex<BTreeMap<u32, Arc<Lane>>>,
     pub(super) room: Mutex<super::shards::Room>,
+    pub(super) rewriting: super::shred::Line,
     /// Jobs that wait in all lanes together.
     pub(super) waiting: AtomicUsize,
     /// `None` once the vault is closed.
@@ -51,6 +52,7 @@ impl Core {
             keeper: Keeper::default(),
             open: Mutex::default(),
             room: Mutex::new(room),
+            rewriting: super::shred::Line::default(),
             waiting: AtomicUsize::new(0),
             pool,
             repaired: Mutex::default(),

@@ -63,9 +63,11 @@ impl Database {
             }
             other => (other?, None),
         };
+        // The files' names must be as durable as the first commit will be, and a process that made them may have died here.
         if fresh {
-            // The files' names must be as durable as the first commit will be.
             files::sync_tree(dir)?;
+        } else {
+            files::sync_dir(dir)?;
         }
         Ok((database, repaired))
     }

@@ -132,7 +132,12 @@ impl Storage for SledStorage {
         Box::pin(async move {
             let lane = self.existing(shard)?;
             let (ticket, answer) = self.core.watchdog.ticket()?;
-            lane.submit(Job::Run(Box::new(move |lane| ticket.answer(shred::shred(lane, &handles)))))?;
+            shred::admit(&self.core, move |admitted| {
+                lane.submit_unbounded(Job::Run(Box::new(move |lane| {
+                    ticket.answer(shred::shred(lane, &handles));
+                    drop(admitted);
+                })));
+            });
             answer.wait().await
         })
     }
@@ -169,13 +174,20 @@ impl Storage for SledStorage {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
-        Box::pin(async move { self.core.keeper.close().await.unwrap_or(Err(StorageError::Closed)) })
+        Box::pin(async move {
+            // Before asking, so that the answer can't come too early.
+            let answer = self.core.watchdog.closer();
+            match self.core.keeper.close() {
+                Some(result) => result,
+                None => answer.await.unwrap_or(Err(StorageError::Closed)),
+            }
+        })
     }
 }
 
 impl Drop for SledStorage {
     fn drop(&mut self) {
-        drop(self.core.keeper.close());
+        let _ = self.core.keeper.close();
         // A call that hangs must not hang the host's drop for ever.
         self.core.keeper.wait_until_ended(3 * self.core.options.stall_timeout + Duration::from_secs(1));
     }

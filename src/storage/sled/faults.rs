@@ -20,6 +20,7 @@ struct Plan {
     syncs: u64,
     fail_at: Option<u64>,
     stall_at: Option<(u64, Duration)>,
+    stall_anchor: Option<Duration>,
     /// The step of a shard's rewriting after which it stops as if the process had died.
     stop_rewriting_after: Option<u8>,
 }
@@ -43,6 +44,17 @@ impl StorageFaults {
             }
         }
         Ok(())
+    }
+
+    /// Called before an anchor file is written.
+    pub(super) fn before_anchor(&self) {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let stall = self.plan.lock().unwrap_or_else(PoisonError::into_inner).stall_anchor.take();
+            if let Some(duration) = stall {
+                std::thread::sleep(duration);
+            }
+        }
     }
 
     /// Called after each step of a shard's rewriting; an error is where the process is to have died.
@@ -69,6 +81,11 @@ impl StorageFaults {
     /// Lets the `nth` sync from now hang for a while (1 = the next one).
     pub fn stall_nth_sync(&self, nth: u64, duration: Duration) {
         self.change(|plan| plan.stall_at = Some((plan.syncs.saturating_add(nth), duration)));
+    }
+
+    /// Lets the next writing of an anchor hang for a while.
+    pub fn stall_next_anchor(&self, duration: Duration) {
+        self.change(|plan| plan.stall_anchor = Some(duration));
     }
 
     /// How many times a database was synced.

@@ -4,8 +4,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_channel::oneshot;
-
 use super::super::{AnchorHead, Location, StorageError};
 use super::core::{Core, locked};
 use super::database::Failure;
@@ -27,7 +25,6 @@ struct State {
     due: Option<Instant>,
     requests: Vec<Request>,
     closing: bool,
-    closers: Vec<oneshot::Sender<Result<(), StorageError>>>,
     ended: Option<Result<(), StorageError>>,
 }
 
@@ -50,6 +47,7 @@ impl Keeper {
             }
             let result = shut_down(&core, directory, lock);
             core.keeper.end(&result);
+            core.watchdog.answer_closers(&result);
         };
         std::thread::Builder::new().name("anchorhold-keeper".into()).spawn(work).map(drop)
     }
@@ -71,18 +69,12 @@ impl Keeper {
         self.request(Request::WriteHeader(header, ticket));
     }
 
-    /// Asks for closing. Any number of callers may, at any time; all hear the same.
-    pub(super) fn close(&self) -> oneshot::Receiver<Result<(), StorageError>> {
-        let (sender, receiver) = oneshot::channel();
+    /// Asks for closing; what came of it, if that is over.
+    pub(super) fn close(&self) -> Option<Result<(), StorageError>> {
         let mut state = locked(&self.state);
-        match &state.ended {
-            // A receiver that is gone is one who does not want the answer.
-            Some(result) => drop(sender.send(result.clone())),
-            None => state.closers.push(sender),
-        }
         state.closing = true;
         self.changed.notify_all();
-        receiver
+        state.ended.clone()
     }
 
     /// Waits until the vault is closed, for as long as `patience` at most.
@@ -133,9 +125,6 @@ impl Keeper {
         state.ended = Some(result.clone());
         // Dropping the tickets answers them.
         state.requests.clear();
-        for closer in state.closers.drain(..) {
-            let _ = closer.send(result.clone());
-        }
         self.changed.notify_all();
     }
 }

@@ -5,11 +5,11 @@
 //! anchor and sync everything; (2) rename it to `NNNN.(G+1)`, from when on it counts; (3) remember the new generation in the
 //! directory's anchor; (4) remove `NNNN.G` and the copies of damaged databases of this shard that were set aside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::super::anchor::ShardAnchor;
 use super::super::{Mark, Row, StorageError};
@@ -23,6 +23,42 @@ use crate::ids::AccountHandle;
 
 /// The most entries' bytes that are copied between two flushes; the same bound as for commits, for the same reason.
 const FLUSH_BYTES: usize = 32 * 1024;
+
+/// Rewriting takes a committer for long, so a vault rewrites one shard at a time and the other committer goes on with commits.
+/// This is the line: `Some` while one is rewritten.
+pub(super) type Line = Mutex<Option<VecDeque<Admission>>>;
+
+type Admission = Box<dyn FnOnce(Admitted) + Send>;
+
+/// The permission to rewrite a shard; dropping it admits the next one.
+pub(super) struct Admitted(Arc<Core>);
+
+/// Calls `admitted` when no other shard of the vault is being rewritten: now, or on the thread that finishes the one before.
+pub(super) fn admit(core: &Arc<Core>, admitted: impl FnOnce(Admitted) + Send + 'static) {
+    let mut line = locked(&core.rewriting);
+    match &mut *line {
+        Some(waiting) => waiting.push_back(Box::new(admitted)),
+        None => {
+            *line = Some(VecDeque::new());
+            drop(line);
+            admitted(Admitted(core.clone()));
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut line = locked(&self.0.rewriting);
+        let next = line.as_mut().and_then(VecDeque::pop_front);
+        if next.is_none() {
+            *line = None;
+        }
+        drop(line);
+        if let Some(next) = next {
+            next(Admitted(self.0.clone()));
+        }
+    }
+}
 
 /// Rewrites the lane's shard without these accounts. Only in the lane's turn.
 pub(super) fn shred(lane: &Arc<Lane>, accounts: &[AccountHandle]) -> Result<(), StorageError> {
@@ -42,7 +78,9 @@ fn rewrite(lane: &Lane, shard: &Shard, old: Arc<Database>, accounts: &[AccountHa
     let doing = |failure| failed(lane.place(), "rewrite a shard", failure);
     let gone: BTreeSet<&[u8]> = accounts.iter().map(|account| account.as_bytes().as_slice()).collect();
     let kept = trees_to_keep(core, &old, &gone).map_err(doing)?;
-    let generation = shard.anchor().map_or(0, |anchor| anchor.generation) + 1;
+    // An open shard has its anchor in memory; a rewritten one that lost it would vouch for nothing.
+    let no_anchor = || core.poison(lane.place(), "rewriting", &Failure::Damaged("its anchor is not known".into()));
+    let generation = shard.anchor().ok_or_else(no_anchor)?.generation + 1;
     let new_dir = generation_dir(&core.root, shard.id, generation);
     let unfinished = files::with_suffix(&new_dir, ".new");
     files::remove_tree(&unfinished).map_err(|error| doing(error.into()))?;
@@ -57,15 +95,18 @@ fn rewrite(lane: &Lane, shard: &Shard, old: Arc<Database>, accounts: &[AccountHa
 
     // From here to the end no anchor file may be written into the generation that goes, and after a failure nothing may be
     // acknowledged: it would go into the old generation, and after the next opening the new one counts.
-    let writing = core.anchors.begin_writing();
-    let anchor = next_anchor(shard, &gone, generation);
+    let writing = core.anchors.begin_writing(&core.watchdog)?;
+    let mut anchor = shard.anchor().ok_or_else(no_anchor)?;
+    anchor.accounts.retain(|account, _| !gone.contains(account.as_bytes().as_slice()));
+    anchor.generation = generation;
+    anchor.counter += 1;
+    lane.close_now();
     let poisoned = |error| core.poison(lane.place(), "rewriting", &Failure::Io(error));
     let stop = |step| core.options.faults.after_rewriting_step(step).map_err(poisoned);
     prepare(core, &anchor, &unfinished).map_err(poisoned)?;
     stop(1)?;
     rename(core, &unfinished, &new_dir).map_err(poisoned)?;
     stop(2)?;
-    lane.close_now();
     shard.replace_anchor(anchor.clone());
     core.anchors.note_written(&anchor);
     core.anchors.write_directory(core, &writing)?;
@@ -128,14 +169,6 @@ fn same(
             _ => {}
         }
     }
-}
-
-fn next_anchor(shard: &Shard, gone: &BTreeSet<&[u8]>, generation: u32) -> ShardAnchor {
-    let mut anchor = shard.anchor().unwrap_or_else(|| ShardAnchor::empty(shard.id, generation));
-    anchor.accounts.retain(|account, _| !gone.contains(account.as_bytes().as_slice()));
-    anchor.generation = generation;
-    anchor.counter += 1;
-    anchor
 }
 
 fn prepare(core: &Core, anchor: &ShardAnchor, unfinished: &Path) -> io::Result<()> {

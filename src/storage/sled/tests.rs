@@ -1,16 +1,15 @@
-//! What only the sled engine promises: files, faults, repairs and bounds.
+//! What only the sled engine promises of its files: whose directory it is, damage and older copies, repairs.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 
 use super::super::tests::{TestSeal, commit, handle};
 use super::super::*;
-use super::{SledOptions, SledPlace, committer};
+use super::{SledOptions, SledPlace};
 
 /// A vault's directory, with options that a test changes.
 pub(super) struct Bench {
@@ -37,7 +36,7 @@ impl Bench {
         self.path().join(format!("shards/{number:04}.{generation}"))
     }
 
-    fn try_open(&self) -> Result<Arc<dyn Storage>, StorageError> {
+    pub(super) fn try_open(&self) -> Result<Arc<dyn Storage>, StorageError> {
         try_open(&self.path(), &self.options)
     }
 
@@ -54,13 +53,13 @@ pub(super) fn try_open(path: &Path, options: &SledOptions) -> Result<Arc<dyn Sto
     block_on(place.start(Arc::new(TestSeal)))
 }
 
-fn create(storage: &dyn Storage, number: u16) -> (ShardId, Arc<dyn Tree>) {
+pub(super) fn create(storage: &dyn Storage, number: u16) -> (ShardId, Arc<dyn Tree>) {
     let shard = block_on(storage.create(handle(number), commit(0, &[(b"k", &number.to_be_bytes())]))).unwrap();
     (shard, block_on(storage.tree(shard, handle(number))).unwrap())
 }
 
 /// Whether an account's tree can be had and has what [`create`] put there.
-fn check(storage: &dyn Storage, shard: u32, number: u16) -> Result<(), StorageError> {
+pub(super) fn check(storage: &dyn Storage, shard: u32, number: u16) -> Result<(), StorageError> {
     let tree = block_on(storage.tree(ShardId(shard), handle(number)))?;
     assert_eq!(block_on(tree.load(b"k"))?, Some(number.to_be_bytes().to_vec()));
     Ok(())
@@ -270,217 +269,6 @@ fn missing_and_damaged_files_are_named() {
     }
     // The header gone, what is there must not look like a new vault.
     assert!(matches!(bench.try_open(), Err(StorageError::Corrupted { place: Location::Header, .. })));
-}
-
-#[test]
-fn a_crash_before_the_anchors_were_written_loses_nothing() {
-    let mut bench = Bench::with_small_shards(2);
-    bench.options.anchor_interval = Duration::from_secs(3600);
-    let storage = bench.open();
-    for number in 0..7 {
-        create(&*storage, number);
-    }
-    // What a killed process leaves: all acknowledged commits are synced, and no anchor was written.
-    let crashed = bench.dir.path().join("crashed");
-    copy(&bench.path(), &crashed);
-    let storage = try_open(&crashed, &bench.options).unwrap();
-    assert_eq!(storage.shards().len(), 4);
-    for number in 0..7_u16 {
-        check(&*storage, u32::from(number / 2), number).unwrap();
-    }
-    assert_eq!(create(&*storage, 100).0, ShardId(3));
-    assert_eq!(create(&*storage, 101).0, ShardId(4));
-}
-
-#[test]
-fn shards_close_when_others_are_wanted_and_trees_go_on() {
-    let mut bench = Bench::with_small_shards(2);
-    bench.options.max_open_shards = 2;
-    let storage = bench.open();
-    let trees: Vec<_> = (0..12).map(|number| create(&*storage, number).1).collect();
-    for round in 1..4 {
-        for tree in &trees {
-            block_on(tree.commit(commit(round, &[(b"round", &[round as u8])]))).unwrap();
-            assert_eq!(block_on(tree.load(b"round")).unwrap(), Some(vec![round as u8]));
-            assert_eq!(tree.anchored(Mark::Account).unwrap().sequence, round + 1);
-        }
-        assert!(storage.status().open_shards <= 2, "{:?}", storage.status());
-    }
-    block_on(storage.close()).unwrap();
-    let storage = bench.open();
-    for number in 0..12_u16 {
-        check(&*storage, u32::from(number / 2), number).unwrap();
-        let tree = block_on(storage.tree(ShardId(u32::from(number / 2)), handle(number))).unwrap();
-        assert_eq!(tree.anchored(Mark::Account).unwrap().sequence, 4);
-    }
-    assert!(storage.status().open_shards <= 2);
-}
-
-#[test]
-fn a_failed_sync_poisons_and_reopening_has_what_was_acknowledged() {
-    let bench = Bench::with_small_shards(1);
-    let storage = bench.open();
-    let trees: Vec<_> = (0..3).map(|number| create(&*storage, number).1).collect();
-    bench.options.faults.fail_nth_sync(2);
-    block_on(trees[0].commit(commit(1, &[(b"k", b"acknowledged")]))).unwrap();
-    match block_on(trees[1].commit(commit(1, &[(b"k", b"never acknowledged")]))) {
-        Err(StorageError::Poisoned(reason)) => assert!(reason.contains("shard 0001"), "{reason}"),
-        other => panic!("{other:?}"),
-    }
-    assert!(storage.status().poisoned.is_some());
-    for tree in &trees {
-        assert!(matches!(block_on(tree.commit(commit(1, &[]))), Err(StorageError::Poisoned(_))));
-    }
-    assert!(matches!(block_on(storage.create(handle(9), commit(0, &[]))), Err(StorageError::Poisoned(_))));
-    assert!(matches!(block_on(storage.sync_anchors()), Err(StorageError::Poisoned(_))));
-    // What was applied and not synced is not shown; the other shards can still be read.
-    assert!(matches!(block_on(trees[1].load(b"k")), Err(StorageError::Poisoned(_))));
-    assert_eq!(block_on(trees[2].load(b"k")).unwrap(), Some(vec![0, 2]));
-    assert!(matches!(block_on(storage.close()), Err(StorageError::Poisoned(_))));
-    let storage = bench.open();
-    let tree = block_on(storage.tree(ShardId(0), handle(0))).unwrap();
-    assert_eq!(block_on(tree.load(b"k")).unwrap(), Some(b"acknowledged".to_vec()));
-    check(&*storage, 2, 2).unwrap();
-}
-
-#[test]
-fn a_stalled_sync_poisons_and_frees_every_waiter() {
-    let mut bench = Bench::with_small_shards(1);
-    bench.options.stall_timeout = Duration::from_millis(200);
-    let storage = bench.open();
-    let trees: Vec<_> = (0..3).map(|number| create(&*storage, number).1).collect();
-    bench.options.faults.stall_nth_sync(1, Duration::from_secs(2));
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        for tree in &trees {
-            scope.spawn(|| {
-                for sequence in 1.. {
-                    match block_on(tree.commit(commit(sequence, &[]))) {
-                        Ok(()) => {}
-                        Err(StorageError::Poisoned(reason)) => return assert!(reason.contains("hangs"), "{reason}"),
-                        Err(other) => panic!("{other:?}"),
-                    }
-                }
-            });
-        }
-    });
-    assert!(matches!(block_on(trees[0].load(b"k")), Err(StorageError::Poisoned(_))));
-    assert!(matches!(block_on(storage.close()), Err(StorageError::Poisoned(_))));
-    assert!(started.elapsed() < Duration::from_millis(1500), "nobody waited for the stalled call");
-    // The stuck call may yet write, so the place stays locked.
-    assert!(matches!(bench.try_open(), Err(StorageError::AlreadyOpen)));
-}
-
-#[test]
-fn too_many_waiting_commits_are_refused_at_once() {
-    let bench = Bench::new();
-    let storage = bench.open();
-    let (_, tree) = create(&*storage, 1);
-    bench.options.faults.stall_nth_sync(1, Duration::from_millis(500));
-    let mut commits: Vec<_> = (0..6000).map(|_| tree.commit(commit(1, &[]))).collect();
-    let mut overloaded = 0;
-    for commit in &mut commits {
-        if let Some(Err(StorageError::Overloaded)) = block_on(futures_lite::future::poll_once(commit)) {
-            overloaded += 1;
-        }
-    }
-    assert!((1000..2000).contains(&overloaded), "{overloaded}");
-    // Dropping the futures drops nobody's turn: the vault closes.
-    drop(commits);
-    block_on(storage.close()).unwrap();
-}
-
-#[test]
-fn never_more_than_two_committers_in_the_process() {
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for round in 0..4 {
-                    let bench = Bench::new();
-                    let storage = bench.open();
-                    create(&*storage, round);
-                    assert!(committer::threads() <= 2);
-                    #[cfg(target_os = "linux")]
-                    assert!(named_threads("anchorhold-comm") <= 2);
-                }
-            });
-        }
-    });
-}
-
-#[cfg(target_os = "linux")]
-fn named_threads(name: &str) -> usize {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
-    tasks.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim().starts_with(name))).count()
-}
-
-#[test]
-fn an_interrupted_rewriting_is_undone_or_completed_at_every_step() {
-    for step in 0..=3 {
-        for crash in [false, true] {
-            let bench = Bench::new();
-            let storage = bench.open();
-            for number in 0..4 {
-                create(&*storage, number);
-            }
-            bench.options.faults.stop_rewriting_after(Some(step));
-            let gone = vec![handle(1), handle(2)];
-            block_on(storage.shred(ShardId(0), gone.clone())).unwrap_err();
-            bench.options.faults.stop_rewriting_after(None);
-            let path = if crash {
-                let crashed = bench.dir.path().join("crashed");
-                copy(&bench.path(), &crashed);
-                crashed
-            } else {
-                drop(storage);
-                bench.path()
-            };
-            let storage = try_open(&path, &bench.options).unwrap();
-            check(&*storage, 0, 0).unwrap();
-            check(&*storage, 0, 3).unwrap();
-            let members = block_on(storage.members(ShardId(0))).unwrap();
-            assert_eq!(members.len(), if step < 2 { 4 } else { 2 }, "step {step}");
-            let shards = || {
-                let mut names: Vec<_> =
-                    fs::read_dir(path.join("shards")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-                names.sort();
-                names
-            };
-            assert_eq!(shards(), [if step < 2 { "0000.0" } else { "0000.1" }], "step {step}");
-            block_on(storage.shred(ShardId(0), gone)).unwrap();
-            assert_eq!(block_on(storage.members(ShardId(0))).unwrap(), [handle(0), handle(3)]);
-            assert_eq!(shards(), ["0000.1"]);
-            create(&*storage, 7);
-            block_on(storage.close()).unwrap();
-            let storage = try_open(&path, &bench.options).unwrap();
-            for number in [0, 3, 7] {
-                check(&*storage, 0, number).unwrap();
-            }
-        }
-    }
-}
-
-#[test]
-fn no_byte_of_a_shredded_account_is_left_in_any_file() {
-    let bench = Bench::new();
-    let storage = bench.open();
-    let (_, tree) = create(&*storage, 1);
-    create(&*storage, 2);
-    let needle = [0x5a_u8, 0x13, 0xc7, 0x99, 0x04, 0xee, 0x21, 0x7b].repeat(4);
-    for sequence in 1..40 {
-        block_on(tree.commit(commit(sequence, &[(b"secret", &needle), (&[sequence as u8], &needle)]))).unwrap();
-    }
-    block_on(storage.sync_anchors()).unwrap();
-    copy(&bench.shard(0, 0), &bench.path().join("shards/0000.0.aside-1"));
-    let found = |needle: &[u8]| {
-        content(&bench.path()).values().filter(|bytes| bytes.windows(needle.len()).any(|window| window == needle)).count()
-    };
-    assert!(found(&needle) >= 2, "the search works");
-    assert!(found(handle(1).as_bytes()) >= 2, "the search works");
-    block_on(storage.shred(ShardId(0), vec![handle(1)])).unwrap();
-    assert_eq!(found(&needle), 0);
-    assert_eq!(found(handle(1).as_bytes()), 0);
-    check(&*storage, 0, 2).unwrap();
 }
 
 #[test]

@@ -49,11 +49,16 @@ pub(super) enum Caller {
 }
 
 /// Why a vault acknowledges nothing any more.
-#[derive(Clone)]
 struct Poison {
     reason: String,
-    /// A call hangs; any further call into sled may hang as well.
-    stalled: bool,
+    /// Since when a call hangs; any further call into sled may hang as well.
+    stalled: Option<Instant>,
+}
+
+/// A call under way; forgotten when it returns or panics.
+struct Call<'a> {
+    watchdog: &'a Watchdog,
+    id: u64,
 }
 
 #[derive(Default)]
@@ -62,6 +67,8 @@ struct State {
     calls: HashMap<u64, (Instant, &'static str)>,
     waiting: HashMap<u64, (Instant, Arc<dyn Abandon>)>,
     poison: Option<Poison>,
+    /// Who waits for the vault to be closed: not in `waiting`, which closing waits for.
+    closers: Vec<oneshot::Sender<Result<(), StorageError>>>,
     closed: bool,
     stopped: bool,
 }
@@ -101,15 +108,14 @@ impl Watchdog {
 
     /// Makes a call that must return within the stall timeout.
     pub(super) fn call<T>(&self, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
-        let id = {
+        let under_way = {
             let mut state = self.state();
             let id = state.take_id();
             state.calls.insert(id, (Instant::now(), what));
-            id
+            Call { watchdog: self, id }
         };
         let result = call();
-        self.state().calls.remove(&id);
-        self.changed.notify_all();
+        drop(under_way);
         if caller == Caller::Committer {
             note_progress();
         }
@@ -126,14 +132,14 @@ impl Watchdog {
         let state = self.state();
         match &state.poison {
             _ if state.closed => Err(StorageError::Closed),
-            Some(poison) if poison.stalled => Err(poison.error()),
+            Some(poison) if poison.stalled.is_some() => Err(poison.error()),
             _ => Ok(()),
         }
     }
 
     /// Stops acknowledging: every waiter gets the error now, everyone who comes later as well.
     pub(super) fn poison(&self, reason: String) {
-        self.poison_for(Poison { reason, stalled: false });
+        self.poison_for(Poison { reason, stalled: None });
     }
 
     pub(super) fn poisoned(&self) -> Option<String> {
@@ -142,7 +148,7 @@ impl Watchdog {
 
     /// Whether a call hangs, or did when the vault was poisoned.
     pub(super) fn stalled(&self) -> bool {
-        self.state().poison.as_ref().is_some_and(|poison| poison.stalled)
+        self.state().poison.as_ref().is_some_and(|poison| poison.stalled.is_some())
     }
 
     /// Refuses new tickets and waits until every one is answered; `Err` when the vault is poisoned.
@@ -152,7 +158,7 @@ impl Watchdog {
         while !state.waiting.is_empty() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.poison.as_ref().map_or(Ok(()), |poison| Err(poison.error()))
+        state.refusal_by_poison()
     }
 
     /// Waits until no call is under way, for as long as the stall timeout at most; whether it is so.
@@ -167,6 +173,22 @@ impl Watchdog {
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
+    }
+
+    /// The answer to come when the vault is closed, or when it turns out that a hang keeps it from being closed.
+    pub(super) fn closer(&self) -> oneshot::Receiver<Result<(), StorageError>> {
+        let (sender, receiver) = oneshot::channel();
+        self.state().closers.push(sender);
+        receiver
+    }
+
+    /// Answers who waits for the vault to be closed.
+    pub(super) fn answer_closers(&self, result: &Result<(), StorageError>) {
+        let closers = std::mem::take(&mut self.state().closers);
+        for closer in closers {
+            // Whoever dropped the future does not want the answer.
+            let _ = closer.send(result.clone());
+        }
     }
 
     /// Ends the thread.
@@ -186,15 +208,22 @@ impl Watchdog {
         let stuck = state.calls.values().find(|(since, _)| too_long(since)).map(|(_, what)| *what);
         let starved = state.waiting.values().any(|(since, _)| too_long(since)) && since_progress() > self.stall_timeout;
         let seconds = self.stall_timeout.as_secs_f32();
+        let hanging = state.poison.as_ref().and_then(|poison| poison.stalled);
         let reason = match stuck {
-            _ if state.poison.is_some() => None,
+            _ if hanging.is_some() => None,
             Some(what) => Some(format!("the storage engine hangs: {what} took more than {seconds} s")),
             None if starved => Some(format!("the storage engine hangs: nothing was written for {seconds} s")),
             None => None,
         };
         if let Some(reason) = reason {
             drop(state);
-            self.poison_for(Poison { reason, stalled: true });
+            self.poison_for(Poison { reason, stalled: Some(now) });
+            state = self.state();
+        } else if hanging.is_some_and(|since| now.duration_since(since) > 2 * self.stall_timeout) && !state.closers.is_empty() {
+            // The thread that closes the vault should have been done by now, so the hang is in its way.
+            let result = state.refusal_by_poison();
+            drop(state);
+            self.answer_closers(&result);
             state = self.state();
         }
         let (state, _) = self.stop.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
@@ -206,7 +235,7 @@ impl Watchdog {
         let error = match &mut state.poison {
             // The first reason is the cause, and stays. A stall is worse than a failure, and is noted.
             Some(first) => {
-                first.stalled |= poison.stalled;
+                first.stalled = first.stalled.or(poison.stalled);
                 first.error()
             }
             none => {
@@ -236,11 +265,11 @@ impl Watchdog {
 
 impl State {
     fn refusal(&self) -> Result<(), StorageError> {
-        match &self.poison {
-            _ if self.closed => Err(StorageError::Closed),
-            Some(poison) => Err(poison.error()),
-            None => Ok(()),
-        }
+        if self.closed { Err(StorageError::Closed) } else { self.refusal_by_poison() }
+    }
+
+    fn refusal_by_poison(&self) -> Result<(), StorageError> {
+        self.poison.as_ref().map_or(Ok(()), |poison| Err(poison.error()))
     }
 
     fn take_id(&mut self) -> u64 {
@@ -252,6 +281,13 @@ impl State {
 impl Poison {
     fn error(&self) -> StorageError {
         StorageError::Poisoned(self.reason.clone())
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.watchdog.state().calls.remove(&self.id);
+        self.watchdog.changed.notify_all();
     }
 }
 
