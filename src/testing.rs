@@ -7,6 +7,7 @@ use crate::account::Account;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::Error;
 use crate::runtime::ops::panic::PanicNext;
+pub use crate::storage::StorageFaults;
 pub use crate::storage::model::{ModelDisk, ModelImage, ModelTree};
 
 /// A clock that stands still until it is set.

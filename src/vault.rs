@@ -339,6 +339,13 @@ impl VaultBuilder {
         self
     }
 
+    /// Failures of the disk that a test asks for; the caller keeps a clone to ask with.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn storage_faults(mut self, faults: crate::testing::StorageFaults) -> Self {
+        self.place.faults = faults;
+        self
+    }
+
     /// How many accounts share a shard: fewer than 128 make small shards for tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn trees_per_shard(mut self, count: usize) -> Self {

@@ -49,6 +49,7 @@ pub(crate) struct PlaceOptions {
     pub(crate) model: Option<storage::model::ModelDisk>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) trees_per_shard: Option<usize>,
+    pub(crate) faults: storage::StorageFaults,
 }
 
 impl PlaceOptions {
@@ -61,6 +62,7 @@ impl PlaceOptions {
             model: None,
             #[cfg(any(test, feature = "testing"))]
             trees_per_shard: None,
+            faults: storage::StorageFaults::default(),
         }
     }
 
@@ -79,6 +81,7 @@ impl PlaceOptions {
             trees_per_shard: self.trees_per_shard.unwrap_or(storage::TREES_PER_SHARD),
             #[cfg(not(any(test, feature = "testing")))]
             trees_per_shard: storage::TREES_PER_SHARD,
+            faults: self.faults,
         };
         Ok(storage::acquire(&self.path, options)?)
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{AccountHandle, ShardId};
+pub use sled::StorageFaults;
 
 /// A future that a trait object can return.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -47,6 +48,7 @@ pub(crate) struct EngineOptions {
     pub(crate) stall_timeout: Duration,
     /// How many accounts share a shard; [`TREES_PER_SHARD`] but in tests.
     pub(crate) trees_per_shard: usize,
+    pub(crate) faults: StorageFaults,
 }
 
 /// Takes hold of a vault's directory.
@@ -54,8 +56,8 @@ pub(crate) struct EngineOptions {
 /// # Errors
 /// `AlreadyOpen`, and then nothing was touched; `NotAVault`; `Io`.
 pub(crate) fn acquire(path: &Path, options: EngineOptions) -> Result<Box<dyn Place>, StorageError> {
-    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard } = options;
-    let options = sled::SledOptions { max_open_shards, stall_timeout, trees_per_shard, ..sled::SledOptions::default() };
+    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard, faults } = options;
+    let options = sled::SledOptions { max_open_shards, stall_timeout, trees_per_shard, faults, ..sled::SledOptions::default() };
     Ok(Box::new(sled::SledPlace::acquire(path, options)?))
 }
 

@@ -326,7 +326,6 @@ pub(super) fn remembered_counts(shards: &[ShardMark]) -> impl Iterator<Item = us
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::TREES_PER_SHARD;
     use super::*;
 
     #[test]

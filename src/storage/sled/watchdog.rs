@@ -122,12 +122,7 @@ impl Watchdog {
         result
     }
 
-    /// `Closed` or `Poisoned`, if it is so.
-    pub(super) fn refusal(&self) -> Result<(), StorageError> {
-        self.state().refusal()
-    }
-
-    /// Like [`refusal`](Self::refusal), but lets reads go on after a failed write: sled serves them from what it has.
+    /// Like a ticket's refusal, but lets reads go on after a failed write: sled serves them from what it has.
     pub(super) fn refuses_reads(&self) -> Result<(), StorageError> {
         let state = self.state();
         match &state.poison {
@@ -383,7 +378,7 @@ mod tests {
         let watchdog = Watchdog::start(Duration::from_secs(10)).unwrap();
         watchdog.poison("the disk is full".into());
         assert!(watchdog.refuses_reads().is_ok());
-        assert!(matches!(watchdog.refusal(), Err(StorageError::Poisoned(_))));
+        assert!(matches!(watchdog.ticket::<()>(), Err(StorageError::Poisoned(_))));
     }
 
     #[test]
