@@ -78,6 +78,13 @@ pub fn sealed_envelope(key_version: u32, aad: &[&[u8]], revision: u64, plaintext
     envelope::seal(&vector_key(), key_version, aad, revision, plaintext)
 }
 
+/// Seals and opens a text once, for the benchmark; its length.
+#[must_use]
+pub fn seal_and_open(plaintext: &[u8]) -> Option<usize> {
+    let sealed = sealed_envelope(1, &[b"benchmark"], 1, plaintext);
+    opened_envelope(&[b"benchmark"], Some(1), &sealed).map(|plain| plain.len())
+}
+
 /// A credential's layout, read in place and written again.
 #[must_use]
 pub fn credential(bytes: &[u8]) -> Option<Vec<u8>> {

@@ -1,0 +1,124 @@
+//! The parts by themselves: `cargo bench --bench parts`. Each group that has a rival measures it beside.
+
+use std::hint::black_box;
+
+use anchorhold::{Account, Backend, Connection, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey};
+use anchorhold::{RootKey, SessionOptions, Vault, fuzzing};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use orion::hazardous::aead::xchacha20poly1305::{Nonce, SecretKey, XChaCha20Poly1305};
+
+struct World {
+    runtime: tokio::runtime::Runtime,
+    vault: Vault,
+    backend: Backend,
+    account: Account,
+    connection: Connection,
+    _directory: tempfile::TempDir,
+}
+
+fn world() -> World {
+    let directory = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let (vault, backend, account, connection) = runtime.block_on(async {
+        let root = RawKey::new(RootKey::generate());
+        let vault = Vault::builder(directory.path().join("vault")).root_key(root).open().await.expect("a vault");
+        let key = vault.bootstrap_api_key(Environment::Test).await.expect("an API key");
+        let backend = vault.backend(&key).await.expect("a backend");
+        let account = backend.create_account(&LinkedAccountId::new("bench").expect("an id")).await.expect("an account");
+        let connection = account.add_connection(credential(1024)).await.expect("a connection");
+        (vault, backend, account, connection)
+    });
+    World { runtime, vault, backend, account, connection, _directory: directory }
+}
+
+fn credential(bytes: usize) -> NewConnection {
+    NewConnection::new(ProviderName::new("bench").expect("a name"), Credential::api_key("k".repeat(bytes).into()))
+}
+
+fn envelope(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("envelope");
+    for bytes in [32, 256, 1024, 16 * 1024] {
+        group.throughput(Throughput::Bytes(bytes as u64));
+        let plain = vec![7; bytes];
+        group.bench_with_input(BenchmarkId::new("seal and open", bytes), &plain, |bencher, plain| {
+            bencher.iter(|| fuzzing::seal_and_open(black_box(plain)));
+        });
+        group.bench_with_input(BenchmarkId::new("bare XChaCha20-Poly1305", bytes), &plain, |bencher, plain| {
+            let (key, nonce) = (SecretKey::from([7; 32]), Nonce::from([1; 24]));
+            bencher.iter(|| {
+                let mut buffer = black_box(plain).clone();
+                let tag = XChaCha20Poly1305::seal_inplace(&key, &nonce, Some(b"aad"), &mut buffer).expect("sealing");
+                XChaCha20Poly1305::open_inplace(&key, &nonce, &tag, Some(b"aad"), &mut buffer).expect("opening");
+                buffer
+            });
+        });
+    }
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let world = world();
+    let mut group = criterion.benchmark_group("token");
+    group.bench_function("mint", |bencher| {
+        bencher.iter(|| world.runtime.block_on(world.account.mint_session_token(SessionOptions::new())).expect("a token"));
+    });
+    let minted = world.runtime.block_on(world.account.mint_session_token(SessionOptions::new())).expect("a token");
+    group.bench_function("check", |bencher| {
+        bencher.iter(|| world.runtime.block_on(world.vault.session(&minted.token)).expect("a session"));
+    });
+}
+
+fn credentials(criterion: &mut Criterion) {
+    let world = world();
+    let mut group = criterion.benchmark_group("credential");
+    group.bench_function("reveal 1 KiB", |bencher| {
+        bencher.iter(|| world.runtime.block_on(world.connection.reveal(|secret| secret.api_key().map(str::len))).expect("it"));
+    });
+    group.bench_function("put 1 KiB, durable", |bencher| {
+        bencher.iter(|| {
+            let credential = Credential::api_key("k".repeat(1024).into());
+            world.runtime.block_on(world.connection.replace_credential(credential)).expect("a durable write");
+        });
+    });
+}
+
+fn cold(criterion: &mut Criterion) {
+    let world = world();
+    let mut number = 0;
+    let mut group = criterion.benchmark_group("account");
+    group.sample_size(50);
+    group.bench_function("create", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            let id = LinkedAccountId::new(format!("customer-{number}")).expect("an id");
+            world.runtime.block_on(world.backend.create_account(&id)).expect("an account")
+        });
+    });
+    group.bench_function("cold", |bencher| {
+        // Passivated between two touches: the vault keeps one resident account, and another one is touched in between.
+        let directory = tempfile::tempdir().expect("a directory");
+        let small = world.runtime.block_on(async {
+            let builder = Vault::builder(directory.path().join("vault")).root_key(RawKey::new(RootKey::generate()));
+            builder.idle_after(std::time::Duration::ZERO).max_open_shards(1).open().await.expect("a vault")
+        });
+        let account = world.runtime.block_on(async {
+            let key = small.bootstrap_api_key(Environment::Test).await.expect("an API key");
+            let backend = small.backend(&key).await.expect("a backend");
+            backend.create_account(&LinkedAccountId::new("cold").expect("an id")).await.expect("an account")
+        });
+        bencher.iter_custom(|times| {
+            let mut taken = std::time::Duration::ZERO;
+            for _ in 0..times {
+                while small.status().resident_accounts > 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                let begun = std::time::Instant::now();
+                world.runtime.block_on(account.info()).expect("its facts");
+                taken += begun.elapsed();
+            }
+            taken
+        });
+    });
+}
+
+criterion_group!(benches, envelope, tokens, credentials, cold);
+criterion_main!(benches);
