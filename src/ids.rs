@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
 /// One of the two worlds of a vault. It is part of every key, every locator and every sealed record; nothing crosses it.
@@ -220,7 +219,7 @@ macro_rules! random_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "{}"), URL_SAFE_NO_PAD.encode(self.0))
+                write!(f, concat!($prefix, "{}"), Base64UrlUnpadded::encode_string(&self.0))
             }
         }
 
@@ -243,8 +242,8 @@ macro_rules! random_id {
                     return Err(malformed);
                 }
                 let mut bytes = [0; $bytes];
-                match URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes) {
-                    Ok($bytes) => Ok(Self(bytes)),
+                match Base64UrlUnpadded::decode(encoded, &mut bytes) {
+                    Ok(decoded) if decoded.len() == $bytes => Ok(Self(bytes)),
                     _ => Err(malformed),
                 }
             }

@@ -1,8 +1,7 @@
 //! Root keys as text: 64 hexadecimal digits, or 43 characters of base64url. Decoded without a copy that is not wiped, and
 //! hexadecimal digits without a table or a branch that depends on them.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use zeroize::Zeroizing;
 
 use crate::secret::RootKey;
@@ -33,11 +32,9 @@ pub(super) fn from_base64(text: &[u8]) -> Option<RootKey> {
     if text.len() != BASE64_CHARS {
         return None;
     }
-    // The decoder asks for room in whole groups of 3.
-    let mut bytes = Zeroizing::new([0; 33]);
-    let decoded = URL_SAFE_NO_PAD.decode_slice(text, &mut *bytes);
-    let key = bytes.first_chunk_mut::<32>()?;
-    matches!(decoded, Ok(32)).then(|| RootKey::from_bytes(key))
+    let mut bytes = Zeroizing::new([0; 32]);
+    let complete = Base64UrlUnpadded::decode(text, &mut *bytes).is_ok_and(|decoded| decoded.len() == 32);
+    complete.then(|| RootKey::from_bytes(&mut bytes))
 }
 
 /// Writes a key as 64 lower-case hexadecimal digits.
