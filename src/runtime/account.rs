@@ -20,7 +20,7 @@ use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
-use crate::runtime::core::{AuditPolicy, Core};
+use crate::runtime::core::{AUDIT_DELAY, AuditPolicy, Core};
 use crate::runtime::events::EventKind;
 use crate::runtime::view::AccountView;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
@@ -61,7 +61,7 @@ struct Loaded {
     state: AccountState,
 }
 
-/// What happened and is not written yet: it goes with the next commit, or within [`AUDIT_DELAY`](crate::runtime::core::AUDIT_DELAY).
+/// What happened and is not written yet: it goes with the next commit, or within [`AUDIT_DELAY`].
 #[derive(Default)]
 struct Pending {
     entries: Vec<audit::NewEntry>,
@@ -329,10 +329,18 @@ impl Account {
         }
         let account = Rc::clone(self);
         actix::spawn(async move {
-            actix::clock::sleep(crate::runtime::core::AUDIT_DELAY).await;
-            account.flush_scheduled.set(false);
-            if let Err(error) = account.flush().await {
-                tracing::warn!(account = %account.handle(), %error, "audit entries could not be written");
+            loop {
+                actix::clock::sleep(AUDIT_DELAY).await;
+                account.flush_scheduled.set(false);
+                match account.flush().await {
+                    Ok(()) => return,
+                    // The entries still wait; so does the timer, unless another one was started meanwhile.
+                    Err(error) if error.is_retryable() && !account.flush_scheduled.replace(true) => {}
+                    Err(error) => {
+                        tracing::warn!(account = %account.handle(), %error, "audit entries could not be written");
+                        return;
+                    }
+                }
             }
         });
     }
