@@ -80,7 +80,7 @@ fn no_secret_stays_in_memory_after_use() {
 #[test]
 #[ignore = "started by no_secret_stays_in_memory_after_use"]
 fn child() {
-    let name = std::env::var(CASE).unwrap();
+    let Ok(name) = std::env::var(CASE) else { return };
     let (_, case) = CASES.iter().find(|(known, _)| *known == name).unwrap();
     let mut notes = Notes::new();
     // Below what the work uses, and above: the scan must see all of the stack.

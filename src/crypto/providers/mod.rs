@@ -33,7 +33,8 @@ pub(crate) const MAX_PARAMETERS: usize = 512;
 /// memory. Both methods are called where blocking is allowed: they may take as long as an HTTP request or a key derivation takes.
 ///
 /// # Security
-/// The key must have been drawn at random or come from a password-based key derivation; nothing slows down guessing it.
+/// - The key must have been drawn at random or come from a password-based key derivation; nothing slows down guessing it.
+/// - A [`RootKey`] lies on the heap from where the provider makes it until its subkeys are derived, and is wiped then.
 ///
 /// # Example
 /// ```
