@@ -147,3 +147,62 @@ fn a_stalled_anchor_neither_hangs_commits_nor_closing() {
     assert!(matches!(block_on(storage.close()), Err(StorageError::Poisoned(_))));
     assert!(started.elapsed() < Duration::from_millis(1500), "the thread that closes is the one that hangs");
 }
+
+#[test]
+fn a_read_never_shows_what_is_not_durable() {
+    let bench = Bench::new();
+    let storage = bench.open();
+    let (_, tree) = create(&*storage, 1);
+    let (_, neighbour) = create(&*storage, 2);
+    // The sync takes long and fails: whatever is read meanwhile must have been durable before.
+    bench.options.faults.stall_nth_sync(1, Duration::from_millis(300));
+    bench.options.faults.fail_nth_sync(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(block_on(tree.commit(commit(1, &[(b"k", b"never durable")]))).is_err()));
+        let started = Instant::now();
+        let mut waited = false;
+        while started.elapsed() < Duration::from_millis(500) {
+            let begun = Instant::now();
+            match block_on(tree.load(b"k")) {
+                Ok(value) => assert_eq!(value, Some(vec![0, 1])),
+                Err(StorageError::Poisoned(_)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+            // Its neighbours in the shard wait as well: sled does not say whose rows are durable.
+            assert!(matches!(block_on(neighbour.load(b"k")), Ok(Some(_)) | Err(StorageError::Poisoned(_))));
+            waited |= begun.elapsed() > Duration::from_millis(100);
+        }
+        assert!(waited, "the reads met the sync");
+    });
+}
+
+#[test]
+fn commits_of_many_accounts_share_a_sync() {
+    let bench = Bench::new();
+    let storage = bench.open();
+    let trees: Vec<_> = (0..100).map(|number| create(&*storage, number).1).collect();
+    bench.options.faults.stall_nth_sync(1, Duration::from_millis(100));
+    let before = bench.options.faults.syncs();
+    let mut commits: Vec<_> = trees.iter().map(|tree| tree.commit(commit(1, &[(b"k", &[7; 200])]))).collect();
+    for commit in &mut commits {
+        assert!(block_on(futures_lite::future::poll_once(commit)).is_none());
+    }
+    for commit in commits {
+        block_on(commit).unwrap();
+    }
+    assert!((2..=4).contains(&(bench.options.faults.syncs() - before)));
+}
+
+#[test]
+fn commits_of_one_account_stay_in_their_order() {
+    let bench = Bench::new();
+    let storage = bench.open();
+    let (_, tree) = create(&*storage, 1);
+    let mut commits: Vec<_> = (1..200).map(|sequence| tree.commit(commit(sequence, &[(b"k", &[sequence as u8])]))).collect();
+    for commit in &mut commits {
+        let _ = block_on(futures_lite::future::poll_once(commit));
+    }
+    drop(commits);
+    block_on(tree.commit(commit(200, &[]))).unwrap();
+    assert_eq!(block_on(tree.load(b"k")).unwrap(), Some(vec![199]));
+}

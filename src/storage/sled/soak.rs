@@ -204,3 +204,91 @@ fn one_caller_waits_for_every_write() {
     let disk: u64 = fs::read_dir(bench.shard(0, 0)).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     println!("the shard has {disk} bytes on disk");
 }
+
+#[test]
+#[ignore = "prints figures"]
+fn opening_depends_little_on_the_number_of_accounts() {
+    for accounts in [200_u16, 2_000, 20_000] {
+        let mut bench = Bench::new();
+        bench.options.max_open_shards = 256;
+        let storage = bench.open();
+        let directory = storage.directory();
+        let row = vec![7; 300];
+        std::thread::scope(|scope| {
+            for first in 0..64 {
+                let (storage, directory, row) = (&storage, &directory, &row);
+                scope.spawn(move || {
+                    let mut sequence = 0;
+                    for number in (first..accounts).step_by(64) {
+                        block_on(storage.create(handle(number), commit(0, &[(b"a", row)]))).unwrap();
+                        let next = Anchored { sequence: sequence + 1, digest: [1; 32] };
+                        let marks = vec![MarkStep { mark: Mark::Bucket(first), expected: sequence, next }];
+                        let puts = vec![(number.to_be_bytes().to_vec(), row.clone())];
+                        block_on(directory.commit(Commit { puts, removes: Vec::new(), marks })).unwrap();
+                        sequence += 1;
+                    }
+                });
+            }
+        });
+        let memory = resident_kib();
+        let shards = storage.status().open_shards;
+        block_on(storage.close()).unwrap();
+        let closed = resident_kib();
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let storage = bench.open();
+            let opened = begun.elapsed();
+            println!("{accounts} accounts: opened in {opened:?}; {shards} shards open took {} KiB", memory - closed);
+            block_on(storage.close()).unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn reads_while_others_write() {
+    let bench = Bench::new();
+    let storage = bench.open();
+    let all = accounts(&*storage, 128);
+    let directory = storage.directory();
+    let marks = vec![MarkStep { mark: Mark::Bucket(1), expected: 0, next: Anchored { sequence: 1, digest: [0; 32] } }];
+    block_on(directory.commit(Commit { puts: vec![(b"k".to_vec(), vec![7; 300])], removes: Vec::new(), marks })).unwrap();
+    for writers in [0, 8, 64] {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for writer in 0..writers {
+                let (all, stop) = (&all, &stop);
+                scope.spawn(move || {
+                    for turn in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        all[(writer * 2 + turn % 2) % all.len()].write((turn % 40) as u8, &[turn as u8; 1200]);
+                    }
+                });
+            }
+            for (name, tree) in [("the directory", &directory), ("an account of the shard written to", &all[127].tree)] {
+                let mut times: Vec<_> = (0..3000)
+                    .map(|_| {
+                        let begun = Instant::now();
+                        block_on(tree.load(b"k")).unwrap();
+                        begun.elapsed()
+                    })
+                    .collect();
+                times.sort();
+                println!(
+                    "{writers} writers, reads of {name}: median {:?}, 99 % under {:?}, slowest {:?}",
+                    times[1500], times[2970], times[2999]
+                );
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn resident_kib() -> i64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
