@@ -325,8 +325,10 @@ impl fmt::Debug for CreatedApiKey {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::super::grants::Permission;
+    use super::*;
 
     fn parts(environment: Environment, id: [u8; 12], secret: [u8; 32]) -> ApiKeyParts {
         ApiKeyParts { environment, id: ApiKeyId::from_bytes(id), secret: SecretBytes::concat(&[&secret]) }
