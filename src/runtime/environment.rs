@@ -255,7 +255,7 @@ impl Core {
     }
 
     /// Checks a presented API key.
-    pub(crate) async fn check_api_key(self: &Arc<Self>, key: &ApiKey) -> Result<Arc<KeyEntry>, Error> {
+    pub(crate) fn check_api_key(self: &Arc<Self>, key: &ApiKey) -> Result<Arc<KeyEntry>, Error> {
         if self.is_closing() {
             return Err(Error::Closed);
         }
