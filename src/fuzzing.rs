@@ -18,7 +18,9 @@ use crate::secret::{ApiKey, SessionToken};
 
 /// The key, vault and handle of the vectors in `docs/token-format.md`, which are among the seeds.
 fn vector_key() -> Key {
-    Key::copy_of(&std::array::from_fn(|at| at as u8))
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(0..).for_each(|(byte, at)| *byte = at);
+    Key::copy_of(&bytes)
 }
 
 const VECTOR_VAULT: VaultId = VaultId::from_bytes(*b" !\"#$%&'()*+,-./");
