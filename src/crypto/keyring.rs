@@ -219,10 +219,12 @@ impl Keyring {
     }
 
     /// Wipes all keys, now and not when the last handle of a closed vault is dropped. What is sealed from here on is lost and
-    /// nothing opens any more: the vault has stopped serving before.
+    /// nothing opens any more: the vault has stopped serving before. Random keys take their place and not zeros, which would
+    /// open for everybody what a straggler seals, and for a straggler what anybody forged.
     pub(crate) fn forget(&self) {
         let ring = self.ring.load_full();
-        let keys = LockedKeys::zeroed(FIRST_WRAP_KEY + ring.header.slots.len());
+        let mut keys = LockedKeys::zeroed(FIRST_WRAP_KEY + ring.header.slots.len());
+        rng::fill_secret(keys.keys_mut().as_flattened_mut());
         self.ring.store(Arc::new(Ring { header: ring.header.clone(), keys }));
     }
 

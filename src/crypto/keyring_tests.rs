@@ -262,6 +262,20 @@ fn known_answers() {
 }
 
 #[test]
+fn a_keyring_that_forgot_opens_nothing_and_seals_under_no_known_key() {
+    let (keyring, _) = keyring();
+    let wrapped = keyring.wrap(WrapPurpose::AccountKey, TEST, &handle(1), 1, &Key::copy_of(&[3; 32]));
+    let row = keyring.seal_row(b"row", 1, b"content");
+    let change = keyring.begin_rotation(&root(2), b"").unwrap();
+    keyring.forget();
+    assert!(keyring.unwrap(WrapPurpose::AccountKey, TEST, &handle(1), &wrapped).is_err());
+    assert!(keyring.open_row(b"row", &row).is_err());
+    assert_eq!(keyring.apply(change), Err(RotationError::Stale), "a change from before must not bring the keys back");
+    let mut keys = HashSet::new();
+    keyring.ring.load().keys.keys().iter().for_each(|key| assert!(keys.insert(*key) && key != &[0; 32]));
+}
+
+#[test]
 fn debug_shows_no_key() {
     let (keyring, _) = keyring();
     assert_eq!(format!("{keyring:?}"), format!("Keyring({}, redacted)", keyring.vault_id()));
