@@ -133,6 +133,8 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         denials: std::sync::Mutex::default(),
         housekeeping: Signal::new(),
         closing: AtomicBool::new(false),
+        work: Arc::default(),
+        rotation: async_lock::Mutex::new(()),
         closed: async_lock::Mutex::new(false),
     });
     let prepared = futures_lite::future::block_on(core.run("opening the vault", {
@@ -152,8 +154,9 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
     Ok((core, threads))
 }
 
-/// Writes what waits, stops all actors, closes the storage, forgets the keys. The threads are stopped by who holds them. Runs to
-/// its end even if the caller drops the future; closing twice is fine, the second call waits for the first.
+/// Completes what is under way, writes what waits, stops all actors, closes the storage, forgets the keys. The threads are stopped
+/// by who holds them. Runs to its end even if the caller drops the future; closing twice is fine, the second call waits for the
+/// first.
 pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
     core.closing.store(true, Ordering::Release);
     core.wake_housekeeping();
@@ -164,6 +167,7 @@ pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
             if std::mem::replace(&mut *closed, true) {
                 return Ok(());
             }
+            core.work.close().await;
             core.router.retire_all().await;
             let written = core.write_denials().await.and(core.write_last_used().await);
             core.events.close();

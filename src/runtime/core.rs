@@ -20,6 +20,7 @@ use crate::runtime::actor::{Operation, job};
 use crate::runtime::caller::Caller;
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
+use crate::runtime::gate::Gate;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::router::Router;
 use crate::runtime::system::Arbiters;
@@ -83,6 +84,10 @@ pub(crate) struct Core {
     pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
     pub(crate) housekeeping: Signal,
     pub(crate) closing: AtomicBool,
+    /// What [`run`](Self::run) has not finished; closing waits for it.
+    pub(crate) work: Arc<Gate>,
+    /// Held by a rotation of the root key from its beginning to its end.
+    pub(crate) rotation: async_lock::Mutex<()>,
     /// Whether closing is done; held while it goes on.
     pub(crate) closed: async_lock::Mutex<bool>,
 }
@@ -118,6 +123,7 @@ impl Core {
     }
 
     /// Does work of several steps on the vault's own threads, so that a caller who drops its future leaves nothing half done.
+    /// The vault is not closed before it has come to its end.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         doing: &'static str,
@@ -126,7 +132,13 @@ impl Core {
         if self.is_closing() {
             return Err(Error::Closed);
         }
-        self.run_even_closing(doing, work).await
+        let Ok(pass) = self.work.enter(usize::MAX >> 1) else { return Err(Error::Closed) };
+        let counted = async move {
+            let outcome = work.await;
+            drop(pass);
+            outcome
+        };
+        self.run_even_closing(doing, counted).await
     }
 
     /// [`run`](Self::run) for closing itself.
