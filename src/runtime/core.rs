@@ -76,7 +76,7 @@ pub(crate) struct Core {
     pub(crate) events: EventSender,
     pub(crate) arbiters: Arbiters,
     pub(crate) started: Instant,
-    /// Accounts whose tree is made and whose directory row is not yet: they are no orphans.
+    /// Accounts that are being made and have no directory row yet: their trees are no orphans.
     pub(crate) creating: Mutex<HashSet<AccountHandle>>,
     /// Shards that were looked through for orphans since opening.
     pub(crate) swept: Mutex<HashSet<ShardId>>,

@@ -59,6 +59,8 @@ impl Core {
         }
         let now = self.clock.now();
         let owner = Owner { vault: self.keyring.vault_id(), environment, handle };
+        // Before the account's keys are wrapped: a rotation of the root key waits for it.
+        let creating = Creating::begin(Arc::clone(self), handle);
         let born = birth::rows(&self.keyring, Birth { owner, id: &id, metadata: &metadata, now, actor })?;
         let first = Commit {
             puts: born.rows,
@@ -69,7 +71,6 @@ impl Core {
                 next: Anchored { sequence: born.sequence, digest: [0; 32] },
             }],
         };
-        let creating = Creating::begin(Arc::clone(self), handle);
         let shard = self.storage.create(handle, first).await?;
         change.put(by_id, &AccountRow { linked_account_id: id.as_str().to_owned(), handle, shard, created: now }).await?;
         change.put(by_handle, &HandleRow { environment, locator, shard }).await?;

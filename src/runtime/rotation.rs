@@ -2,6 +2,7 @@
 //! A crash in between leaves a header with both keys; the same call completes it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::directory::{ACCOUNT_BUCKETS, HandleRow, RowName};
 use crate::domain::error::{Error, Item};
@@ -10,9 +11,14 @@ use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
 use crate::runtime::ops::keys::Rewrap;
 
+/// How soon to look again at what others have to finish first.
+const PAUSE: Duration = Duration::from_millis(10);
+
 impl Core {
     /// Rotates to the key of `provider`, or completes the rotation that is under way.
     pub(crate) async fn rotate_root_key(self: &Arc<Self>, provider: &dyn KeyProvider) -> Result<(), Error> {
+        // One after the other: the second of two callers begins when the first one's rotation is finished.
+        let _alone = self.rotation.lock().await;
         if !self.keyring.is_rotating() {
             let parameters = provider.parameters().map_err(Arc::new)?;
             let root = provider.root_key(&parameters).map_err(Arc::new)?;
@@ -20,9 +26,19 @@ impl Core {
             drop(root);
             self.put_header(change).await?;
         }
+        self.creations_begun_so_far().await;
         self.rewrap_all().await?;
         let change = self.keyring.finish_rotation().map_err(fault)?;
         self.put_header(change).await
+    }
+
+    /// Waits for accounts that are being made: their keys may be wrapped under the old root key, and they are found here only
+    /// when the directory knows them. What is begun from now on uses the new one.
+    async fn creations_begun_so_far(&self) {
+        let begun = self.creating().clone();
+        while !begun.is_disjoint(&self.creating()) {
+            actix::clock::sleep(PAUSE).await;
+        }
     }
 
     async fn rewrap_all(self: &Arc<Self>) -> Result<(), Error> {
@@ -43,7 +59,7 @@ impl Core {
     async fn ask_patiently(self: &Arc<Self>, handle: crate::ids::AccountHandle) -> Result<(), Error> {
         loop {
             match self.ask(handle, Caller::Vault, Rewrap).await {
-                Err(Error::Overloaded) => actix::clock::sleep(std::time::Duration::from_millis(20)).await,
+                Err(Error::Overloaded) => actix::clock::sleep(PAUSE).await,
                 other => return other,
             }
         }
