@@ -90,7 +90,7 @@ impl Core {
     ) -> Result<(), Error> {
         let by_handle = RowName::Handle(located.handle);
         let tombstone = RowName::Tombstone(located.handle);
-        let retired = self.router.retire(self, &located.handle).await;
+        let deleting = self.router.retire(self, &located.handle).await;
         let mut change = self.directory.change(&[RowName::Account(environment, located.locator), by_handle, tombstone]).await?;
         let place: HandleRow = change.get(by_handle).await?.ok_or(GONE)?;
         change.remove(RowName::Account(environment, located.locator)).await?;
@@ -98,7 +98,7 @@ impl Core {
         change.put(tombstone, &TombstoneRow { environment, shard: place.shard }).await?;
         self.audit_keys_in(&mut change, environment, actor, AuditAction::AccountDeleted { account: located.handle }).await?;
         change.commit().await?;
-        drop(retired);
+        drop(deleting);
         self.shred(place.shard, vec![located.handle]).await?;
         self.events.send(environment, id.as_str(), EventKind::AccountDeleted);
         Ok(())

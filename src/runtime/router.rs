@@ -2,8 +2,9 @@
 //! when there are too many.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use actix::dev::SendError;
 use actix::{Actor as _, Addr};
@@ -26,18 +27,37 @@ const PARTS: usize = 64;
 pub(crate) struct Router {
     parts: Box<[RwLock<HashMap<AccountHandle, Arc<Resident>>>]>,
     resident: AtomicUsize,
+    /// Accounts that are being deleted, each with the gate at which others wait until that is decided.
+    deleting: Mutex<HashMap<AccountHandle, Arc<Gate>>>,
+    /// How many deletions were decided: whoever read the directory before one of them reads it again.
+    deletions: AtomicU64,
 }
 
-/// An account whose actor has stopped. Until this is dropped, whoever asks for the account waits.
-pub(crate) struct Retired<'a> {
+/// An account whose actor has stopped and is not started again before this is dropped: whoever asks for the account waits.
+pub(crate) struct Deleting<'a> {
     router: &'a Router,
-    resident: Arc<Resident>,
+    handle: AccountHandle,
+    gate: Arc<Gate>,
 }
 
-impl Drop for Retired<'_> {
+impl Drop for Deleting<'_> {
     fn drop(&mut self) {
-        self.router.forget(&self.resident);
+        let mut deleting = self.router.deleting();
+        deleting.remove(&self.handle);
+        self.router.deletions.fetch_add(1, Ordering::Release);
+        drop(deleting);
+        self.gate.set_gone();
     }
+}
+
+/// What became of starting an actor.
+enum Started {
+    Resident(Arc<Resident>),
+    /// The account is being deleted; the gate is gone when that is decided.
+    Deleting(Arc<Gate>),
+    /// Something was deleted since the directory was read, perhaps this account.
+    Outdated,
+    Closing,
 }
 
 /// An account that has an actor.
@@ -52,7 +72,12 @@ pub(crate) struct Resident {
 
 impl Router {
     pub(crate) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| RwLock::default()).collect(), resident: AtomicUsize::new(0) }
+        Self {
+            parts: (0..PARTS).map(|_| RwLock::default()).collect(),
+            resident: AtomicUsize::new(0),
+            deleting: Mutex::default(),
+            deletions: AtomicU64::new(0),
+        }
     }
 
     /// How many accounts are resident.
@@ -73,17 +98,39 @@ impl Router {
     /// # Errors
     /// `NotFound` when the directory proves that there is no such account.
     pub(crate) async fn start(&self, core: &Arc<Core>, handle: AccountHandle) -> Result<Arc<Resident>, Error> {
-        if let Some(resident) = self.resident(core, &handle) {
-            return Ok(resident);
+        loop {
+            if let Some(resident) = self.resident(core, &handle) {
+                return Ok(resident);
+            }
+            let deletions = self.deletions.load(Ordering::Acquire);
+            let place: HandleRow = core.directory.get(RowName::Handle(handle)).await?.ok_or(GONE)?;
+            core.sweep_shard(place.shard).await?;
+            match self.start_at(core, handle, place, deletions) {
+                Started::Resident(resident) => return Ok(resident),
+                Started::Deleting(gate) => gate.wait_gone().await,
+                Started::Outdated => {}
+                Started::Closing => return Err(Error::Closed),
+            }
         }
-        let place: HandleRow = core.directory.get(RowName::Handle(handle)).await?.ok_or(GONE)?;
-        core.sweep_shard(place.shard).await?;
+    }
+
+    /// Starts the actor where the directory said that the account is, when so many deletions had been decided.
+    fn start_at(&self, core: &Arc<Core>, handle: AccountHandle, place: HandleRow, deletions: u64) -> Started {
         let mut part = self.part(&handle).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(resident) = part.get(&handle) {
-            return Ok(Arc::clone(resident));
+            return Started::Resident(Arc::clone(resident));
         }
+        // Looked at with the part locked: a deletion that begins later finds this actor in it.
+        let deleting = self.deleting();
+        if let Some(gate) = deleting.get(&handle) {
+            return Started::Deleting(Arc::clone(gate));
+        }
+        if self.deletions.load(Ordering::Acquire) != deletions {
+            return Started::Outdated;
+        }
+        drop(deleting);
         if core.is_closing() {
-            return Err(Error::Closed);
+            return Started::Closing;
         }
         let view = Arc::new(ArcSwapOption::empty());
         let address = {
@@ -100,7 +147,7 @@ impl Router {
         if self.resident.fetch_add(1, Ordering::Relaxed) >= core.settings.max_resident_accounts {
             core.wake_housekeeping();
         }
-        Ok(resident)
+        Started::Resident(resident)
     }
 
     /// Hands a job to the account's actor. The job carries its own way to answer.
@@ -131,17 +178,36 @@ impl Router {
         }
     }
 
-    /// Stops the account's actor after everything that it was asked is done. Nobody can start it again until `between` is done.
-    pub(crate) async fn retire(&self, core: &Core, handle: &AccountHandle) -> Option<Retired<'_>> {
-        let resident = self.resident(core, handle)?;
-        let retired = Retired { router: self, resident };
-        retired.resident.gate.close().await;
-        let (done, wait) = oneshot::channel();
-        if retired.resident.address.try_send(Passivate { keep: false, done }).is_ok() {
-            // A dropped sender means that the actor is gone, which is what is wanted.
-            let _ = wait.await;
+    /// Stops the account's actor, if it has one, after everything that it was asked is done. Nobody starts it again until what
+    /// this returns is dropped.
+    pub(crate) async fn retire(&self, core: &Core, handle: &AccountHandle) -> Deleting<'_> {
+        let deleting = loop {
+            match self.begin_deleting(handle) {
+                Ok(deleting) => break deleting,
+                Err(other) => other.wait_gone().await,
+            }
+        };
+        if let Some(resident) = self.resident(core, handle) {
+            resident.gate.close().await;
+            let (done, wait) = oneshot::channel();
+            if resident.address.try_send(Passivate { keep: false, done }).is_ok() {
+                // A dropped sender means that the actor is gone, which is what is wanted.
+                let _ = wait.await;
+            }
+            self.forget(&resident);
         }
-        Some(retired)
+        deleting
+    }
+
+    /// Only one deletes; another one gets the gate of the first.
+    fn begin_deleting(&self, handle: &AccountHandle) -> Result<Deleting<'_>, Arc<Gate>> {
+        match self.deleting().entry(*handle) {
+            Entry::Occupied(other) => Err(Arc::clone(other.get())),
+            Entry::Vacant(free) => {
+                let gate = Arc::clone(free.insert(Arc::default()));
+                Ok(Deleting { router: self, handle: *handle, gate })
+            }
+        }
     }
 
     /// Stops every actor, each after what it was asked is done and what it kept back is written.
@@ -205,6 +271,10 @@ impl Router {
         }
         drop(part);
         resident.gate.set_gone();
+    }
+
+    fn deleting(&self) -> MutexGuard<'_, HashMap<AccountHandle, Arc<Gate>>> {
+        self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn part(&self, handle: &AccountHandle) -> &RwLock<HashMap<AccountHandle, Arc<Resident>>> {
