@@ -59,9 +59,8 @@ impl Core {
         if let Some(view) = self.router.resident(self, &handle).and_then(|resident| resident.view.load_full()) {
             return Ok(view);
         }
-        self.ask(handle, Caller::Vault, Load).await?;
-        let resident = self.router.start(self, handle).await?;
-        resident.view.load_full().ok_or(Error::Overloaded)
+        // Not looked for at the actor afterwards: it may be passivated by then.
+        self.ask(handle, Caller::Vault, Load).await
     }
 
     fn check(

@@ -18,6 +18,7 @@ use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Caller, Needs, refuse};
 use crate::runtime::events::EventKind;
+use crate::runtime::view::AccountView;
 use crate::secret::SessionToken;
 
 /// The longest that a token lives, and so the longest that it must be remembered as revoked.
@@ -159,16 +160,17 @@ impl Operation for ReadSession {
     }
 }
 
-/// Loads the account and publishes what a check of a token needs.
+/// Loads the account and gives what a check of a token needs.
 pub(crate) struct Load;
 
 impl Operation for Load {
-    type Answer = ();
+    type Answer = Arc<AccountView>;
     const DOING: &'static str = "loading an account";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
-        account.ready().await
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<Arc<AccountView>, Error> {
+        account.ready().await?;
+        account.with_state(|state| Arc::new(AccountView::of(state)))
     }
 }
 
