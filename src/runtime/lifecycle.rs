@@ -11,10 +11,10 @@
 use std::sync::Arc;
 
 use crate::domain::account::birth::{self, Birth};
-use crate::domain::account::records::Owner;
+use crate::domain::account::records::{Owner, RecordKey};
 use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::directory::{AccountRow, CONTROL_BUCKET, HandleRow, RowName, TombstoneRow};
-use crate::domain::error::Error;
+use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::domain::random_handle;
 use crate::ids::{AccountHandle, Environment, LinkedAccountId, ShardId};
 use crate::runtime::account::GONE;
@@ -125,7 +125,7 @@ impl Core {
         if self.swept().contains(&shard) {
             return Ok(());
         }
-        let mut orphans = Vec::new();
+        let (mut orphans, mut lost) = (Vec::new(), Vec::new());
         for handle in self.storage.members(shard).await? {
             // Looked at first: a creation leaves this set only after its directory row is durable.
             if self.creating().contains(&handle) {
@@ -134,8 +134,19 @@ impl Core {
             let known = self.directory.get::<HandleRow>(RowName::Handle(handle)).await?;
             let deleting = self.directory.get::<TombstoneRow>(RowName::Tombstone(handle)).await?;
             if known.is_none_or(|row| row.shard != shard) && deleting.is_none() {
-                orphans.push(handle);
+                let tree = self.storage.tree(shard, handle).await?;
+                let head = tree.load(&RecordKey::Head.to_bytes()).await?;
+                match head.and_then(|sealed| crate::domain::row_revision(&sealed)) {
+                    Some(sequence) if sequence > birth::SEQUENCE => lost.push(handle),
+                    _ => orphans.push(handle),
+                }
             }
+        }
+        // An interrupted creation leaves what an account begins with. One that went on from there was acknowledged, so what does
+        // not know it is an older copy of the directory, and its tree may be the only one left.
+        if !lost.is_empty() {
+            let detail = "it does not know accounts whose trees are there".into();
+            return Err(Error::RolledBack(Damaged { part: VaultPart::Directory, accounts: lost, detail }));
         }
         if !orphans.is_empty() {
             tracing::info!(%shard, count = orphans.len(), "removing account trees whose creation was interrupted");

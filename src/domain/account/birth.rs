@@ -29,6 +29,9 @@ pub(crate) struct Born {
     pub(crate) sequence: u64,
 }
 
+/// The sequence of an account that nothing was done with yet.
+pub(crate) const SEQUENCE: u64 = 1;
+
 /// Makes the rows.
 pub(crate) fn rows(keyring: &Keyring, birth: Birth<'_>) -> Result<Born, Error> {
     let Birth { owner, id, metadata, now, actor } = birth;
@@ -71,5 +74,6 @@ pub(crate) fn rows(keyring: &Keyring, birth: Birth<'_>) -> Result<Born, Error> {
     })?;
     draft.audit([NewEntry { at: now, actor, action: AuditAction::AccountCreated, target: None }]);
     let change = draft.finish()?;
+    debug_assert_eq!(change.facts.sequence, SEQUENCE);
     Ok(Born { rows: change.puts, sequence: change.facts.sequence })
 }
