@@ -35,7 +35,9 @@ pub(super) struct Disk {
     pub(super) holder: Option<u64>,
     pub(super) holders: u64,
     operations: u64,
+    writes: u64,
     fail: Option<(u64, Failure)>,
+    fail_write: Option<(u64, Failure)>,
     trees_per_shard: Option<usize>,
 }
 
@@ -60,6 +62,13 @@ pub(super) struct ShardImage {
 pub(super) struct TreeImage {
     pub(super) rows: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) marks: BTreeMap<Mark, u64>,
+}
+
+/// Whether an operation changes the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Reads,
+    Writes,
 }
 
 /// What happens to the operation that a test chose.
@@ -95,9 +104,21 @@ impl ModelDisk {
         self.arm(nth, Failure::InDoubt);
     }
 
+    /// Like [`fail_nth`](Self::fail_nth), and counts only operations that write.
+    pub fn fail_nth_write(&self, nth: u64) {
+        self.arm_write(nth, Failure::Undone);
+    }
+
+    /// Like [`fail_nth_in_doubt`](Self::fail_nth_in_doubt), and counts only operations that write.
+    pub fn fail_nth_write_in_doubt(&self, nth: u64) {
+        self.arm_write(nth, Failure::InDoubt);
+    }
+
     /// Takes back a failure that has not happened yet; whether there was one.
     pub fn disarm(&self) -> bool {
-        self.lock().fail.take().is_some()
+        let mut disk = self.lock();
+        let (fail, fail_write) = (disk.fail.take(), disk.fail_write.take());
+        fail.or(fail_write).is_some()
     }
 
     /// Cuts the power: what was not durable is gone, and an engine that has the disk open fails from now on.
@@ -206,6 +227,11 @@ impl ModelDisk {
         disk.fail = Some((disk.operations.saturating_add(nth), failure));
     }
 
+    fn arm_write(&self, nth: u64, failure: Failure) {
+        let mut disk = self.lock();
+        disk.fail_write = Some((disk.writes.saturating_add(nth), failure));
+    }
+
     fn tamper<T>(&self, mut change: impl FnMut(&mut Image) -> T) {
         let mut disk = self.lock();
         change(&mut disk.live);
@@ -232,10 +258,17 @@ impl fmt::Debug for ModelImage {
 
 impl Disk {
     /// Counts an operation; what is to happen to it, if anything.
-    pub(super) fn count_operation(&mut self) -> Option<Failure> {
+    pub(super) fn count_operation(&mut self, kind: Kind) -> Option<Failure> {
         self.operations += 1;
-        let (_, failure) = self.fail.take_if(|(at, _)| *at == self.operations)?;
-        Some(failure)
+        let failure = self.fail.take_if(|(at, _)| *at == self.operations);
+        let failure = match kind {
+            Kind::Reads => failure,
+            Kind::Writes => {
+                self.writes += 1;
+                failure.or(self.fail_write.take_if(|(at, _)| *at == self.writes))
+            }
+        };
+        failure.map(|(_, failure)| failure)
     }
 
     pub(super) fn trees_per_shard(&self) -> usize {

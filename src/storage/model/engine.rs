@@ -8,7 +8,7 @@ use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
 use super::super::{
     AnchorHead, AnchorSeal, Anchored, BoxFuture, Commit, Location, Mark, Place, Row, Storage, StorageError, StorageStatus, Tree,
 };
-use super::disk::{Disk, Failure, Image, ModelDisk, ModelTree};
+use super::disk::{Disk, Failure, Image, Kind, ModelDisk, ModelTree};
 use crate::ids::{AccountHandle, ShardId};
 
 /// A model disk, held by one vault.
@@ -50,12 +50,6 @@ struct OpenShard {
     behind: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Reads,
-    Writes,
-}
-
 impl ModelPlace {
     /// Takes the disk; `AlreadyOpen` when another vault has it.
     pub(crate) fn acquire(disk: &ModelDisk) -> Result<Self, StorageError> {
@@ -74,7 +68,7 @@ impl ModelPlace {
 impl Place for ModelPlace {
     fn header(&self) -> Result<Option<Vec<u8>>, StorageError> {
         let mut disk = self.hold.disk.lock();
-        self.hold.operate(&mut disk, |disk| match &disk.live.header {
+        self.hold.operate(Kind::Reads, &mut disk, |disk| match &disk.live.header {
             Some(header) => Ok(Some(header.clone())),
             None if disk.live.anchor.is_none() && disk.live.shards.is_empty() => Ok(None),
             None => Err(corrupted(Location::Header, "both copies are missing")),
@@ -83,7 +77,7 @@ impl Place for ModelPlace {
 
     fn write_header(&self, header: &[u8]) -> Result<(), StorageError> {
         let mut disk = self.hold.disk.lock();
-        self.hold.operate(&mut disk, |disk| {
+        self.hold.operate(Kind::Writes, &mut disk, |disk| {
             disk.change(|image| image.header = Some(header.to_vec()));
             Ok(())
         })
@@ -92,7 +86,7 @@ impl Place for ModelPlace {
     fn start(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Arc<dyn Storage>, StorageError>> {
         Box::pin(async move {
             let mut disk = self.hold.disk.lock();
-            let (anchor, head) = self.hold.operate(&mut disk, |disk| start(disk, &*seal))?;
+            let (anchor, head) = self.hold.operate(Kind::Writes, &mut disk, |disk| start(disk, &*seal))?;
             drop(disk);
             let state = State { closed: false, poisoned: None, anchor, head, behind: false, shards: BTreeMap::new() };
             let engine = Engine { hold: self.hold, seal, state: Mutex::new(state) };
@@ -322,7 +316,7 @@ impl Engine {
             return Err(StorageError::Poisoned(reason.clone()));
         }
         let mut disk = self.hold.disk.lock();
-        let result = self.hold.operate(&mut disk, |disk| work(self, disk, &mut state));
+        let result = self.hold.operate(kind, &mut disk, |disk| work(self, disk, &mut state));
         if let (Kind::Writes, Err(error @ StorageError::Io { .. })) = (kind, &result) {
             state.poisoned = Some(error.to_string());
         }
@@ -446,11 +440,16 @@ impl Disk {
 }
 
 impl Hold {
-    fn operate<T>(&self, disk: &mut Disk, work: impl FnOnce(&mut Disk) -> Result<T, StorageError>) -> Result<T, StorageError> {
+    fn operate<T>(
+        &self,
+        kind: Kind,
+        disk: &mut Disk,
+        work: impl FnOnce(&mut Disk) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
         if disk.holder != Some(self.holder) {
             return Err(StorageError::Closed);
         }
-        match disk.count_operation() {
+        match disk.count_operation(kind) {
             None => work(disk),
             Some(failure) => {
                 if failure == Failure::InDoubt {
