@@ -2,10 +2,13 @@
 //!
 //! It is the exclusive or of one keyed hash per row: MSet-XOR-Hash of Clarke, Devadas, van Dijk, Gassend and Suh (Incremental
 //! Multiset Hash Functions and Their Application to Memory Integrity Checking, ASIACRYPT 2003), for sets, where it is secure as
-//! long as the hash key is secret. A row is in the set or not: its name occurs once. The digest itself is only stored sealed.
+//! long as the hash key and the digests are secret: their changes give away the hashes of rows, and from the hashes of some 256
+//! rows a set with any digest that is wanted can be put together. A row is in the set or not: its name occurs once. So a digest
+//! is stored sealed; where something must stand in the clear that pins it down, that is its [mark](Digest::mark).
 
 use crate::crypto::derive::Label;
 use crate::crypto::key::Key;
+use crate::crypto::keyring::Keyring;
 
 /// The digest of a set of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +30,14 @@ impl Digest {
         }
     }
 
-    /// The digest's bytes.
+    /// The digest's bytes, to be sealed.
     pub(crate) const fn bytes(&self) -> [u8; 32] {
         self.0
+    }
+
+    /// What may stand in the clear for the digest that a bucket of the directory has at a sequence.
+    pub(crate) fn mark(&self, keyring: &Keyring, bucket: u16, sequence: u64) -> [u8; 32] {
+        keyring.mac(Label::BucketHead, &[&bucket.to_be_bytes(), &sequence.to_be_bytes(), &self.0])
     }
 }
 

@@ -156,7 +156,7 @@ impl Directory {
             let detail = "a bucket is older than its anchor";
             return Err(Error::RolledBack(Damaged { part: VaultPart::Directory, accounts: Vec::new(), detail: detail.into() }));
         }
-        if sequence == anchored.sequence && sequence > 0 && anchored.digest != recorded {
+        if sequence == anchored.sequence && sequence > 0 && anchored.digest != digest.mark(&self.keyring, bucket, sequence) {
             return Err(damaged("a bucket's head is not the one that its anchor remembers"));
         }
         let state = BucketState { sequence, digest };
@@ -254,16 +254,16 @@ impl Change<'_> {
                 continue;
             }
             locked.next.sequence = before.sequence + 1;
-            let digest = locked.next.digest.bytes();
+            let head = BucketHeadRow { digest: locked.next.digest.bytes() };
+            let mark = locked.next.digest.mark(&self.directory.keyring, *bucket, locked.next.sequence);
             let key = RowName::BucketHead(*bucket).to_bytes();
-            let plain =
-                codec::encode(&BucketHeadRow { digest }).map_err(|_| Error::Internal { doing: "encoding a bucket's head" })?;
+            let plain = codec::encode(&head).map_err(|_| Error::Internal { doing: "encoding a bucket's head" })?;
             let value = self.directory.keyring.seal_row(&key, locked.next.sequence, &plain);
             self.commit.puts.push((key, value));
             self.commit.marks.push(MarkStep {
                 mark: Mark::Bucket(*bucket),
                 expected: before.sequence,
-                next: Anchored { sequence: locked.next.sequence, digest },
+                next: Anchored { sequence: locked.next.sequence, digest: mark },
             });
         }
         match self.directory.tree.commit(std::mem::take(&mut self.commit)).await {
@@ -313,4 +313,69 @@ fn decode<T: DeserializeOwned>(plain: &Plaintext) -> Result<T, Error> {
 
 fn damaged(detail: &'static str) -> Error {
     Error::Corrupted(Damaged { part: VaultPart::Directory, accounts: Vec::new(), detail: detail.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::ids::{ApiKeyId, Environment};
+    use crate::secret::RootKey;
+    use crate::storage::{self, AnchorSeal, EngineOptions, StorageFaults, TREES_PER_SHARD};
+
+    struct NoSeal;
+
+    impl AnchorSeal for NoSeal {
+        fn mac(&self, _: &[u8], content: &[u8]) -> [u8; 32] {
+            let mut mac = [0; 32];
+            mac[..4].copy_from_slice(&crc32fast::hash(content).to_be_bytes());
+            mac
+        }
+    }
+
+    #[test]
+    fn the_engine_remembers_no_digest_in_the_clear_and_a_bucket_is_proven_against_what_it_remembers() {
+        let (keyring, _) = Keyring::create(&RootKey::from_bytes(&mut [7; 32]), b"").unwrap();
+        let keyring = Arc::new(keyring);
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions {
+            max_open_shards: 1,
+            stall_timeout: Duration::from_secs(10),
+            trees_per_shard: TREES_PER_SHARD,
+            faults: StorageFaults::default(),
+        };
+        let place = storage::acquire(&folder.path().join("vault"), options).unwrap();
+        let storage = block_on(place.start(Arc::new(NoSeal))).unwrap();
+        let name = RowName::ApiKey(Environment::Test, ApiKeyId::from_bytes([1; 12]));
+        let bucket = name.bucket().unwrap();
+        let directory = Directory::new(storage.directory(), Arc::clone(&keyring));
+        block_on(async {
+            let mut change = directory.change(&[name]).await.unwrap();
+            change.put(name, &7u64).await.unwrap();
+            change.commit().await.unwrap();
+        });
+        let kept = storage.directory().anchored(Mark::Bucket(bucket)).unwrap();
+        let head = RowName::BucketHead(bucket).to_bytes();
+        let sealed = block_on(storage.directory().load(&head)).unwrap().unwrap();
+        let row: BucketHeadRow = decode(&keyring.open_row(&head, &sealed).unwrap()).unwrap();
+        assert_ne!(row.digest, [0; 32]);
+        assert_ne!(kept.digest, row.digest);
+
+        let reopened = Directory::new(storage.directory(), Arc::clone(&keyring));
+        assert_eq!(block_on(reopened.get::<u64>(name)).unwrap(), Some(7));
+        // The same rows at the same sequence, and another digest remembered: as if others had been there.
+        let step = MarkStep {
+            mark: Mark::Bucket(bucket),
+            expected: kept.sequence,
+            next: Anchored { sequence: kept.sequence + 1, digest: row.digest },
+        };
+        let moved = keyring.seal_row(&head, kept.sequence + 1, &codec::encode(&row).unwrap());
+        let commit = Commit { puts: vec![(head, moved)], removes: Vec::new(), marks: vec![step] };
+        block_on(storage.directory().commit(commit)).unwrap();
+        let reopened = Directory::new(storage.directory(), keyring);
+        assert!(matches!(block_on(reopened.get::<u64>(name)), Err(Error::Corrupted(_))));
+    }
 }
