@@ -25,6 +25,8 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vault;
+#[cfg(test)]
+mod vectors;
 
 pub use account::{Account, NewConnection};
 pub use backend::{AuditReport, Backend};

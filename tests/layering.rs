@@ -34,6 +34,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("account", Layer::Api),
     ("connection", Layer::Api),
     ("session", Layer::Api),
+    ("page", Layer::Api),
     ("api_keys", Layer::Api),
     ("events", Layer::Api),
     ("error", Layer::Api),
@@ -45,6 +46,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("clock", Layer::Base),
     ("codec", Layer::Base),
     ("secret", Layer::Base),
+    ("vectors", Layer::Base),
 ];
 
 impl Layer {

@@ -7,6 +7,8 @@
 mod aead;
 pub(crate) mod derive;
 pub(crate) mod envelope;
+#[cfg(test)]
+mod format_tests;
 pub(crate) mod header;
 pub(crate) mod key;
 pub(crate) mod keyring;

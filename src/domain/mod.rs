@@ -8,6 +8,8 @@ pub(crate) mod credential;
 pub(crate) mod denial;
 pub(crate) mod directory;
 pub(crate) mod error;
+#[cfg(test)]
+mod format_tests;
 pub(crate) mod grants;
 pub(crate) mod head;
 mod host;

@@ -94,3 +94,27 @@ impl FromStr for VaultHead {
         Ok(Self { vault: VaultId::from_bytes(*vault), counter: u64::from_be_bytes(*counter), digest: *digest, mac })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::RawKey;
+    use crate::vectors::Vector;
+
+    #[test]
+    fn documented_head_is_of_the_documented_vault() {
+        let page = include_str!("../../docs/format.md");
+        let root = RawKey::new(Vector::of(page, "derivation").array::<32>("root key"));
+        let keyring = Keyring::open(&Vector::of(page, "header").bytes("content"), &[&root]).unwrap();
+        let anchors = Vector::of(page, "anchors");
+        let digest = *anchors.bytes("directory").last_chunk().unwrap();
+        let head = VaultHead::of(&keyring, AnchorHead { counter: 2, digest });
+        assert_eq!(head.to_string(), anchors.text("head"));
+        assert_eq!(anchors.text("head").parse::<VaultHead>().unwrap(), head);
+        assert!(head.check(&keyring, AnchorHead { counter: 3, digest: [0; 32] }).is_ok());
+        let behind = head.check(&keyring, AnchorHead { counter: 1, digest });
+        assert!(matches!(behind, Err(OpenError::RolledBack(_))));
+        let other = head.check(&keyring, AnchorHead { counter: 2, digest: [0; 32] });
+        assert!(matches!(other, Err(OpenError::RolledBack(_))));
+    }
+}

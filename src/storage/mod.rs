@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod agreement_tests;
 mod anchor;
+#[cfg(test)]
+mod format_tests;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod model;
 pub(crate) mod sled;

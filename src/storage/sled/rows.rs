@@ -131,6 +131,7 @@ pub(super) fn parse_mark(value: &[u8]) -> Option<Anchored> {
 mod tests {
     use super::super::super::{MAX_KEY_BYTES, MAX_ROW_BYTES};
     use super::*;
+    use crate::vectors::{Vector, from_hex};
 
     #[test]
     fn rows_of_every_size_come_back_whole_and_their_entries_are_small() {
@@ -166,5 +167,16 @@ mod tests {
         assert_eq!(bucket_of(&mark_key(Mark::Bucket(513))), Some(513));
         assert!(bucket_marks().contains(&mark_key(Mark::Bucket(u16::MAX))));
         assert!(!bucket_marks().contains(&mark_key(Mark::Account)));
+    }
+
+    #[test]
+    fn documented_entries_of_a_large_row_hold() {
+        let vector = Vector::of(include_str!("../../../docs/format.md"), "large row");
+        let value: Vec<u8> = (0..4196).map(|at| (at % 251) as u8).collect();
+        let entries = entries(&(vector.bytes("row key"), value.clone()));
+        let keys: Vec<_> = entries.iter().map(|(key, _)| key.clone()).collect();
+        assert_eq!(keys, vector.all("entry").into_iter().map(from_hex).collect::<Vec<_>>());
+        assert_eq!(entries[0].1, vector.bytes("holds"));
+        assert_eq!([entries[1].1.as_slice(), &entries[2].1].concat(), value);
     }
 }
