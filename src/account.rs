@@ -94,9 +94,12 @@ impl Account {
         self.ask(SetDisabled(false)).await
     }
 
-    /// Deletes the account by shredding: when this returns, no byte of its keys is left in the vault's files, and what they
-    /// sealed can't be read by anybody, not from an older copy of the records either. Its audit goes too; that it was deleted
-    /// stands in the API-key audit. Needs [`Permission::Accounts`].
+    /// Deletes the account by shredding: when this returns, no byte of its wrapped keys or sealed records is left in the vault's
+    /// files. Its audit goes too; that it was deleted stands in the API-key audit. Needs [`Permission::Accounts`].
+    ///
+    /// # Security
+    /// Backups of the vault hold what they held: one from before, with the root key of that time, still opens. The row that led
+    /// from the host's id to the account, sealed under the vault's key, stays in the directory's log until its place is reused.
     ///
     /// # Errors
     /// Those of every call. After an error the deletion may have been decided: it is then completed when the vault is opened
@@ -109,8 +112,8 @@ impl Account {
         self.core().run("deleting an account", async move { core.delete_account(environment, id, located, actor).await }).await
     }
 
-    /// Replaces the account's key and seals every record anew; the audit keeps its own key. Session tokens minted before become
-    /// invalid. Runs beside other requests of the account. Needs [`Permission::Keys`].
+    /// Replaces the account's key and seals every record anew; the audit keeps its own key. Session tokens minted before, and
+    /// sessions opened from them, become invalid. Runs beside other requests of the account. Needs [`Permission::Keys`].
     ///
     /// # Errors
     /// Those of every call. A rotation that was interrupted is completed by the next one, and when the account is next loaded.
@@ -146,10 +149,25 @@ impl Account {
         Ok(Connection::new(self.clone(), *id))
     }
 
-    /// Mints a session token for this account's browser. Needs [`Permission::Sessions`].
+    /// Mints a session token for this account's browser. Needs [`Permission::Sessions`], whatever the token grants.
     ///
     /// # Errors
     /// [`Error::InvalidSession`], [`Error::AccountDisabled`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{Account, Grant, SessionOptions};
+    /// # use std::time::Duration;
+    /// # async fn example(account: &Account) -> Result<String, anchorhold::Error> {
+    /// let options = SessionOptions::new()
+    ///     .lifetime(Duration::from_secs(300))
+    ///     .grants([Grant::ListConnections, Grant::Disconnect])
+    ///     .origins(["https://app.example.com"]);
+    /// let minted = account.mint_session_token(options).await?;
+    /// let header = format!("Bearer {}", minted.token.expose_secret()); // the one place where the text is taken out
+    /// # Ok(header)
+    /// # }
+    /// ```
     pub async fn mint_session_token(&self, options: SessionOptions) -> Result<MintedToken, Error> {
         self.ask(Mint(Box::new(options))).await.map(|minted| *minted)
     }
@@ -171,7 +189,8 @@ impl Account {
         self.ask(RevokeAllSessions).await
     }
 
-    /// Reads the account's audit, oldest entries first. Needs [`Permission::Accounts`].
+    /// Reads the account's audit, oldest entries first. Needs [`Permission::Accounts`]. Reading does not walk the chain:
+    /// [`verify_audit`](Self::verify_audit) does.
     ///
     /// # Errors
     /// [`Error::InvalidCursor`] for a page of another listing.
@@ -226,7 +245,8 @@ pub struct NewConnection {
 }
 
 impl NewConnection {
-    /// A connection at a provider. The provider needs settings only when the credential is used for requests.
+    /// A connection at a provider. The provider needs settings ([`Backend::set_provider`](crate::Backend::set_provider)) only when
+    /// the credential is used for requests.
     #[must_use]
     pub fn new(provider: ProviderName, credential: Credential) -> Self {
         Self { provider, label: String::new(), credential: Box::new(credential) }

@@ -77,7 +77,7 @@ impl Backend {
         Ok(Account::new(Arc::clone(&self.inner), Arc::clone(&self.key), id.clone(), located))
     }
 
-    /// The linked account with this id. Needs any permission on accounts; what may be done with it depends on the key.
+    /// The linked account with this id. Needs no permission; what may be done with the handle depends on the key.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none, which is proven, or the key may not know of it.
@@ -90,10 +90,25 @@ impl Backend {
         Ok(Account::new(Arc::clone(&self.inner), Arc::clone(&self.key), id.clone(), located))
     }
 
-    /// Lists linked accounts, in an order that tells nothing. Needs [`Permission::Accounts`].
+    /// Lists linked accounts, in an order that tells nothing and stays the same. Needs [`Permission::Accounts`].
     ///
     /// # Errors
-    /// [`Error::InvalidCursor`] for a page of another listing.
+    /// [`Error::InvalidCursor`] for a page of another listing. [`Error::Corrupted`] or [`Error::RolledBack`] when an account of the
+    /// page can't be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{Backend, Error, PageRequest};
+    /// async fn count(backend: &Backend) -> Result<usize, Error> {
+    ///     let (mut count, mut wanted) = (0, Some(PageRequest::first(100)));
+    ///     while let Some(request) = wanted {
+    ///         let page = backend.accounts(request).await?;
+    ///         count += page.items.len();
+    ///         wanted = page.next;
+    ///     }
+    ///     Ok(count)
+    /// }
+    /// ```
     pub async fn accounts(&self, page: PageRequest) -> Result<Page<AccountInfo>, Error> {
         let doing = "listing accounts";
         self.demand(Permission::Accounts, doing)?;
@@ -105,7 +120,7 @@ impl Backend {
     }
 
     /// Creates an API key for the same environment. Needs [`Permission::Keys`]. The key's text is in the answer and is not shown
-    /// again.
+    /// again. Ended keys count toward the limit of 1,000.
     ///
     /// # Errors
     /// [`Error::PermissionDenied`] when the new key is to have a permission that this one lacks; [`Error::NotFound`] when it is
@@ -176,7 +191,8 @@ impl Backend {
         self.core().run(doing, async move { core.revoke_api_key(environment, id, actor).await }).await
     }
 
-    /// Reads the environment's audit of API keys, providers, deleted accounts and refused keys. Needs [`Permission::Keys`].
+    /// Reads the environment's audit of API keys, providers, deleted accounts and refused keys, oldest entries first. Needs
+    /// [`Permission::Keys`]. Reading does not walk the chain: [`verify_api_key_audit`](Self::verify_api_key_audit) does.
     ///
     /// # Errors
     /// [`Error::InvalidCursor`] for a page of another listing.
@@ -201,10 +217,22 @@ impl Backend {
     }
 
     /// Stores a provider's settings, in place of those that it had. Needs [`Permission::Keys`]: who can change where credentials
-    /// may go could read them.
+    /// may go could read them. Counts for the next [`authorize`](crate::Connection::authorize) of every connection at the provider.
     ///
     /// # Errors
     /// Those of every call of this handle.
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{Backend, Injection, ProviderName, ProviderSettings};
+    /// # async fn example(backend: &Backend) -> Result<(), Box<dyn std::error::Error>> {
+    /// let settings = ProviderSettings::new(ProviderName::new("stripe")?)
+    ///     .allow_host("api.stripe.com")?
+    ///     .injection(Injection::Bearer)?;
+    /// backend.set_provider(settings).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_provider(&self, settings: ProviderSettings) -> Result<(), Error> {
         let doing = "storing a provider";
         self.demand_whole_environment(doing)?;

@@ -50,11 +50,12 @@ impl Connection {
 
     /// Shows the credential to `look`, and wipes it when `look` returns or panics. Needs [`Permission::Reveal`].
     ///
-    /// What the closure copies is the host's to wipe.
+    /// What the closure copies is the host's to wipe. It runs on the caller's thread.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::AccountDisabled`]. `look` is not called then.
     ///
+    /// # Examples
     /// ```
     /// # async fn example(connection: anchorhold::Connection) -> Result<(), anchorhold::Error> {
     /// let length = connection.reveal(|secret| secret.api_key().map(str::len)).await?;
@@ -72,9 +73,23 @@ impl Connection {
     ///
     /// The header is marked sensitive. The request is the host's: its copy of the secret lives as long as the request does.
     ///
+    /// # Security
+    /// What is checked is where this request goes. A client that follows a redirect may carry the credential elsewhere: switch
+    /// redirects off, above all where the credential goes into a header of the provider's own or into the query.
+    ///
     /// # Errors
     /// [`Error::NotAuthorized`] when the request goes elsewhere or can't carry the credential, [`Error::NotFound`] when the
     /// connection was removed or the provider has no settings, [`Error::AccountDisabled`]. The request is unchanged then.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn example(connection: anchorhold::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut request = http::Request::get("https://api.example.com/v1/me").body(())?;
+    /// connection.authorize(&mut request).await?;
+    /// // … send it with the HTTP client of your choice
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn authorize<B>(&self, request: &mut http::Request<B>) -> Result<(), Error> {
         let approach = Box::new(Approach::of(request));
         let usable = self.account.ask(Use { connection: self.id, approach }).await?;

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
-/// One of the two worlds of a vault. It is part of every key, every locator and every sealed record; nothing crosses it.
+/// One of the two worlds of a vault. It is part of what finds an account, of what each sealed record of an account authenticates,
+/// and of every API key and session token; nothing crosses it.
 ///
 /// ```
 /// use anchorhold::Environment;

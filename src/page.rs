@@ -5,12 +5,21 @@ use crate::domain::Error;
 /// The largest page.
 const MAX_LIMIT: usize = 1_000;
 
-/// Which part of a listing is wanted.
+/// Which part of a listing is wanted: the first page, or what [`Page::next`] says.
 ///
+/// # Examples
 /// ```
-/// use anchorhold::PageRequest;
-/// let first = PageRequest::first(100);
-/// # let _ = first;
+/// # use anchorhold::{Account, AuditEntry, Error, PageRequest};
+/// /// The entries that were not there yet when `seen` was the last one.
+/// async fn news(account: &Account, seen: u64) -> Result<Vec<AuditEntry>, Error> {
+///     let (mut news, mut wanted) = (Vec::new(), Some(PageRequest::after_sequence(seen, 500)));
+///     while let Some(request) = wanted {
+///         let page = account.audit(request).await?;
+///         news.extend(page.items);
+///         wanted = page.next;
+///     }
+///     Ok(news)
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
@@ -68,7 +77,7 @@ impl PageRequest {
 pub struct Page<T> {
     /// The items of this page.
     pub items: Vec<T>,
-    /// What to ask for next; `None` when this was the last page.
+    /// What to ask for next; `None` when this was the last page. The page that it leads to may be empty.
     pub next: Option<PageRequest>,
 }
 

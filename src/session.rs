@@ -21,6 +21,15 @@ use crate::vault::Inner;
 /// is disabled or deleted, every call gets [`Error::InvalidToken`]; a call that the token does not grant gets
 /// [`Error::NotGranted`].
 ///
+/// # Examples
+/// ```
+/// # use anchorhold::{ConnectionInfo, Error, SessionToken, Vault};
+/// /// What a browser asks for: the token from its `Authorization` header is all that says whose connections these are.
+/// async fn list(vault: &Vault, bearer: &str) -> Result<Vec<ConnectionInfo>, Error> {
+///     vault.session(&SessionToken::from(bearer)).await?.connections().await
+/// }
+/// ```
+///
 /// [`Vault::session`]: crate::Vault::session
 #[derive(Clone)]
 pub struct Session {

@@ -23,6 +23,7 @@ use crate::session::Session;
 /// The handle is cheap to clone and may be used from any thread and any executor. The vault runs on threads of its own; they
 /// stop, and everything is flushed, when the last handle (and everything made from it) is dropped, or at [`close`](Vault::close).
 ///
+/// # Examples
 /// ```
 /// use anchorhold::{Environment, LinkedAccountId, RawKey, RootKey, Vault};
 /// # futures_lite::future::block_on(async {
@@ -49,7 +50,8 @@ pub(crate) struct Inner {
 }
 
 impl Vault {
-    /// Begins to open the vault in the directory `path`, which is created if it does not exist.
+    /// Begins to open the vault in the directory `path`, which is created if it does not exist. Nothing is touched before
+    /// [`open`](VaultBuilder::open).
     pub fn builder(path: impl Into<PathBuf>) -> VaultBuilder {
         VaultBuilder::new(path.into())
     }
@@ -58,7 +60,7 @@ impl Vault {
     /// your backend keeps its secrets, it is not shown again.
     ///
     /// # Errors
-    /// [`Error::AlreadyBootstrapped`] the second time.
+    /// [`Error::AlreadyBootstrapped`] the second time, also when the key of the first time was revoked.
     pub async fn bootstrap_api_key(&self, environment: Environment) -> Result<ApiKey, Error> {
         let core = Arc::clone(self.core());
         self.core().run("creating the first API key", async move { core.bootstrap(environment).await }).await
@@ -92,7 +94,8 @@ impl Vault {
         self.open_session(token, Some(origin)).await
     }
 
-    /// The stream of events from now on. A slow reader loses the oldest ones and is told how many; it never blocks anybody.
+    /// The stream of events from now on. A slow reader loses the oldest ones and is told how many; it never blocks anybody. See
+    /// [`Events`].
     #[must_use]
     pub fn events(&self) -> Events {
         self.core().events.subscribe()
@@ -120,10 +123,29 @@ impl Vault {
     }
 
     /// How far the vault has come: keep the newest one outside the vault's directory, and give it to
-    /// [`VaultBuilder::expect_head`] when you open the vault again.
+    /// [`VaultBuilder::expect_head`] when you open the vault again. Writes the anchors that are behind.
     ///
     /// # Errors
     /// [`Error::Poisoned`], [`Error::Closed`], [`Error::Io`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{OpenError, RawKey, Vault, VaultHead};
+    /// # futures_lite::future::block_on(async {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("vault");
+    /// # let builder = |path| Vault::builder(path).root_key(RawKey::new([7; 32]));
+    /// let vault = builder(&path).open().await?;
+    /// let kept: String = vault.head().await?.to_string(); // somewhere else
+    /// vault.close().await?;
+    ///
+    /// let head: VaultHead = kept.parse()?;
+    /// builder(&path).expect_head(head).open().await?;
+    /// let other = builder(&directory.path().join("another vault")).expect_head(head).open().await;
+    /// assert!(matches!(other, Err(OpenError::ForeignHead)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn head(&self) -> Result<VaultHead, Error> {
         if self.core().is_closing() {
             return Err(Error::Closed);
@@ -131,19 +153,27 @@ impl Vault {
         Ok(VaultHead::of(&self.core().keyring, self.core().storage.sync_anchors().await?))
     }
 
-    /// Reads and proves everything: each part of the directory, each account with all its records and its audit. Takes as long
-    /// as reading the whole vault takes; the vault is served meanwhile.
+    /// Reads and proves each part of the directory and each account with all its records and its audit. Takes as long as reading
+    /// the whole vault takes; the vault is served meanwhile. The audits of API keys are walked by
+    /// [`Backend::verify_api_key_audit`].
     ///
     /// # Errors
-    /// Damage is in the report. An error ends the walk: [`Error::Closed`], [`Error::Poisoned`], [`Error::Io`].
+    /// Damage is in the report. Any other error ends the walk: [`Error::Closed`], [`Error::Poisoned`], [`Error::Io`],
+    /// [`Error::Overloaded`] when an account has too much to do.
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
         let core = Arc::clone(self.core());
         self.core().run("verifying the vault", async move { core.verify().await }).await
     }
 
     /// Replaces the root key: the keys of every account are wrapped anew, no record is touched; the vault is served meanwhile.
-    /// When this returns the old root key opens nothing. After a crash in between, open with both keys
-    /// ([`VaultBuilder::previous_root_key`]) and call it again to complete it; it then takes the new key from the vault.
+    /// When this returns the old root key does not open the vault any more. After a crash in between, open with both keys
+    /// ([`VaultBuilder::previous_root_key`]) and call it again to complete it; it then takes the new key from the vault and does
+    /// not ask `provider`.
+    ///
+    /// # Security
+    /// What the old root key wrapped in older copies of the files it still unwraps, and the accounts' keys are the same ones. When
+    /// a root key has leaked, rotate the accounts' keys too ([`Account::rotate_key`](crate::Account::rotate_key)); the threat
+    /// model (`docs/threat-model.md`) says what stays readable.
     ///
     /// # Errors
     /// [`Error::RootKey`] from the provider; [`Error::Corrupted`] when an account's keys can't be read (both root keys stay
@@ -211,13 +241,13 @@ pub struct VaultStatus {
     pub vault_id: VaultId,
     /// How the memory that holds the keys is protected.
     pub lock_kind: LockKind,
-    /// How often the root key was replaced, plus one.
+    /// How often the root key was replaced, plus one. While a rotation is unfinished, of the new one.
     pub root_key_generation: u32,
     /// Whether a rotation of the root key is unfinished.
     pub rotating_root_key: bool,
-    /// The storage engine.
+    /// The storage engine: `sled`.
     pub engine: &'static str,
-    /// How many linked accounts there are, in both environments.
+    /// How many linked accounts there are, in both environments, counted by their trees. A shard that is damaged counts as full.
     pub accounts: u64,
     /// How many of them have an actor now.
     pub resident_accounts: usize,
@@ -274,8 +304,8 @@ impl VaultBuilder {
         self
     }
 
-    /// How many shards may be open at once (each takes 0.2 to 0.5 MB); the least recently used are closed. The default is 64,
-    /// the least 1.
+    /// How many shards may be open at once, each with a cache of up to 8 MiB and two file descriptors; the least recently used are
+    /// closed. The default is 64, the least 1. One more is open for a moment when all are at work.
     pub fn max_open_shards(mut self, count: usize) -> Self {
         self.place.max_open_shards = count.max(1);
         self
@@ -294,8 +324,8 @@ impl VaultBuilder {
         self
     }
 
-    /// How many requests of one account may be under way or waiting; more get [`Error::Overloaded`]. The default is 1,024, the
-    /// least 1.
+    /// How many requests of one account may be under way or waiting; more get [`Error::Overloaded`] at once. The default is
+    /// 1,024, the least 1.
     pub fn mailbox_capacity(mut self, count: usize) -> Self {
         self.settings.mailbox_capacity = count.max(1);
         self
@@ -307,7 +337,8 @@ impl VaultBuilder {
         self
     }
 
-    /// After how long an operation on the vault's files counts as stalled and poisons the vault. The default is 10 seconds.
+    /// After how long an operation on the vault's files counts as stalled and poisons the vault. The default is 10 seconds; it
+    /// must be longer than the longest pause of the disk.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.place.stall_timeout = timeout;
         self
@@ -319,8 +350,8 @@ impl VaultBuilder {
         self
     }
 
-    /// How many entries of each account's audit are kept at least; older ones are removed, and the chain stays verifiable. The
-    /// default keeps all.
+    /// How many entries of each account's audit are kept at least; older ones are removed, up to 64 at a time, and the chain stays
+    /// verifiable. The default keeps all. The audit of API keys is always kept.
     pub fn audit_retention(mut self, entries: u64) -> Self {
         self.settings.audit_retention = Some(entries);
         self
@@ -354,12 +385,14 @@ impl VaultBuilder {
         self
     }
 
-    /// Opens the vault; creates it if the directory is new or empty.
+    /// Opens the vault; creates it if the directory is new or empty. Completes or removes what a crash has left.
     ///
-    /// Takes place on a thread of its own: a passphrase or a key service may take its time.
+    /// Takes place on a thread of its own: a passphrase or a key service may take its time. If the future is dropped, the vault is
+    /// closed again.
     ///
     /// # Errors
-    /// [`OpenError`]. When it fails, the vault is as it was.
+    /// [`OpenError`]. When it fails, nothing that was stored has changed; a directory that was new may be left with an empty lock
+    /// file.
     pub async fn open(self) -> Result<Vault, OpenError> {
         let Self { place, root_key, previous_root_key, expected_head, settings, clock } = self;
         let root_key = root_key.ok_or(OpenError::NoRootKey)?;

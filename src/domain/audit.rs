@@ -288,7 +288,7 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         (self.next, self.link)
     }
 
-    /// Checks that the chain ends where its head says; returns how many entries were checked from `first` on.
+    /// Checks that the chain ends where its head says; returns the number of the entry that would come next.
     pub(crate) fn finish(self, next: u64, link: &[u8; 32]) -> Result<u64, BrokenLink> {
         if self.next != next || self.link != *link {
             return Err(BrokenLink { sequence: self.next });

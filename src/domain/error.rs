@@ -99,7 +99,8 @@ pub enum Error {
     /// The account has too many requests waiting. Other accounts are served.
     #[error("too many requests are waiting: try again in a moment")]
     Overloaded,
-    /// Stored rows are not what was acknowledged. They are neither used nor overwritten; other shards are served.
+    /// Stored rows are not what was acknowledged. They are neither used nor overwritten; other shards are served. See
+    /// `docs/operations.md`, "A part is damaged".
     #[error("stored data is damaged in {0}: restore this part from a backup; the rest of the vault is served")]
     Corrupted(Damaged),
     /// Stored rows are older than what was acknowledged. They are neither used nor overwritten.
@@ -123,7 +124,7 @@ pub enum Error {
         /// What the operating system said.
         source: Arc<std::io::Error>,
     },
-    /// The root key provider failed.
+    /// The provider of the new root key failed; the rotation has not begun.
     #[error(transparent)]
     RootKey(#[from] Arc<crate::domain::RootKeyError>),
     /// A fault of this library. The account is served again at once; its credentials are unchanged or the change is whole.
@@ -221,7 +222,7 @@ impl fmt::Display for Damaged {
     }
 }
 
-/// Why a vault could not be opened: what is wrong with what, and what to do next. Nothing was changed, unless a variant says so.
+/// Why a vault could not be opened: what is wrong with what, and what to do next. Nothing that was stored has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

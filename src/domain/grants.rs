@@ -126,7 +126,7 @@ rights!(
     Grant {
         /// List the account's connections, without secrets.
         ListConnections = 0,
-        /// Add a connection.
+        /// Add a connection. Carried in tokens for connect flows, which are not there yet: no method of a session needs it.
         Connect = 1,
         /// Remove a connection.
         Disconnect = 2,
@@ -146,15 +146,15 @@ rights!(
     Permission {
         /// Create, list, change, disable and delete linked accounts, and read their audit.
         Accounts = 0,
-        /// Mint and revoke session tokens.
+        /// Mint and revoke session tokens, with any grant.
         Sessions = 1,
-        /// Add, list, relabel, replace and remove connections and provider settings.
+        /// Add, list, relabel, replace and remove connections, and read provider settings.
         Connections = 2,
-        /// Put credentials into requests toward the provider's allowed hosts.
+        /// Put credentials into requests toward the provider's allowed hosts. The request is the host's code's, which can read it.
         Use = 3,
         /// Read credentials in the clear.
         Reveal = 4,
-        /// Create, list, rotate and revoke API keys, and read their audit.
+        /// Create, list, rotate and revoke API keys and read their audit; change provider settings; rotate account keys.
         Keys = 5,
     }
     /// What an API key lets the host's backend do.

@@ -29,7 +29,8 @@ use crate::storage::Storage;
 /// How long an audit entry that needs no commit of its own may wait for one. Leaves time to write it within the promised 100 ms.
 pub(crate) const AUDIT_DELAY: Duration = Duration::from_millis(60);
 
-/// When audit entries of mints, uses, reveals and denials become durable. Changes are always one commit with their entry.
+/// When the entries of mints, uses, reveals and refusals become durable in an account's audit. Changes are always one commit with
+/// their entry, and refusals in the API-key audit are always batched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditPolicy {

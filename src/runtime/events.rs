@@ -121,6 +121,21 @@ pub enum ApiKeyEventKind {
 ///
 /// Any number of streams may be open. Each holds up to 1,024 events; a reader that falls behind finds
 /// [`Event::Missed`] in the place of those that it lost.
+///
+/// # Examples
+/// ```
+/// # use anchorhold::{Environment, Event, EventKind, LinkedAccountId, RawKey, Vault};
+/// use futures_lite::StreamExt;
+/// # futures_lite::future::block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// # let vault = Vault::builder(folder.path().join("vault")).root_key(RawKey::new([7; 32])).open().await?;
+/// # let backend = vault.backend(&vault.bootstrap_api_key(Environment::Test).await?).await?;
+/// let mut events = vault.events();
+/// backend.create_account(&LinkedAccountId::new("acme-42")?).await?;
+/// assert!(matches!(events.next().await, Some(Event::Account { kind: EventKind::AccountCreated, .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Events {
     receiver: Pin<Box<Receiver<Event>>>,

@@ -16,7 +16,7 @@ const BYTES: usize = 16 + 8 + 16 + 16;
 /// How far a vault had come when it was asked for its head. Public: it tells nothing of the content.
 ///
 /// Keep the newest one outside the vault's directory and give it to [`VaultBuilder::expect_head`](crate::VaultBuilder::expect_head)
-/// at the next opening.
+/// at the next opening: it holds a vault to having come at least as far. As text: `head_` and 75 characters, which parse back.
 ///
 /// ```
 /// use anchorhold::VaultHead;

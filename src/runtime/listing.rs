@@ -30,7 +30,7 @@ pub(crate) struct AfterAccount(pub(crate) [u8; 32]);
 pub struct VerifyReport {
     /// How many accounts were read and are what was acknowledged.
     pub intact: u64,
-    /// What is not, part by part.
+    /// What is not, part by part; empty when all is well. A part may stand there more than once.
     pub damaged: Vec<Damaged>,
 }
 

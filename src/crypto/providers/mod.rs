@@ -29,8 +29,9 @@ pub(crate) const MAX_PARAMETERS: usize = 512;
 /// hardware module.
 ///
 /// # About
-/// A vault asks for the key once when it is opened and once when its root key is rotated, and keeps only subkeys of it, in locked
-/// memory. Both methods are called where blocking is allowed: they may take as long as an HTTP request or a key derivation takes.
+/// A vault asks for the key once when it is opened (while a rotation is unfinished, for each of the two root keys) and once when its
+/// root key is rotated, and keeps only subkeys of it, in locked memory. Both methods are called where blocking is allowed: they may
+/// take as long as an HTTP request or a key derivation takes.
 ///
 /// # Security
 /// - The key must have been drawn at random or come from a password-based key derivation; nothing slows down guessing it.
