@@ -203,6 +203,16 @@ impl Account {
     ///
     /// # Errors
     /// Those of every call; a broken chain is in the answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn example(account: &anchorhold::Account) -> Result<(), anchorhold::Error> {
+    /// let report = account.verify_audit().await?;
+    /// let first_bad_entry = report.broken.map(|link| link.sequence);
+    /// assert_eq!(first_bad_entry, None, "{} entries hold", report.entries);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn verify_audit(&self) -> Result<AuditReport, Error> {
         self.ask(VerifyAudit).await.map(AuditReport::of)
     }

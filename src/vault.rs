@@ -102,6 +102,20 @@ impl Vault {
     }
 
     /// Facts for the operator; costs little.
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{LockKind, Vault};
+    /// /// What a health check would say, if it has something to say.
+    /// fn complaint(vault: &Vault) -> Option<String> {
+    ///     let status = vault.status();
+    ///     match status.poisoned {
+    ///         Some(reason) => Some(format!("the vault acknowledges nothing: {reason}")),
+    ///         None if status.lock_kind == LockKind::Unlocked => Some(status.lock_kind.to_string()),
+    ///         None => status.repaired.first().cloned(),
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn status(&self) -> VaultStatus {
         let core = self.core();
@@ -264,6 +278,22 @@ pub struct VaultStatus {
 }
 
 /// Settings for opening a vault. Defaults are meant for production.
+///
+/// # Examples
+/// ```no_run
+/// use anchorhold::{AuditPolicy, KeyFile, OpenError, Vault};
+///
+/// # async fn example() -> Result<(), OpenError> {
+/// let vault = Vault::builder("/srv/app/vault")
+///     .root_key(KeyFile::new("/etc/app/root.key"))
+///     .audit_policy(AuditPolicy::Strict)
+///     .audit_retention(10_000)
+///     .open()
+///     .await?;
+/// # let _ = vault;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "call open"]
 pub struct VaultBuilder {
     place: PlaceOptions,

@@ -18,6 +18,22 @@ use crate::ids::{AccountHandle, Environment, InvalidId, ShardId};
 ///
 /// No variant carries a secret, a customer's id, or a hint that another customer exists. See
 /// [`is_retryable`](Error::is_retryable) for the ones where the same call may succeed later.
+///
+/// # Examples
+/// ```
+/// # use anchorhold::Error;
+/// /// The status of an HTTP answer to a browser: what only the host may know looks like any other fault.
+/// fn status(error: &Error) -> u16 {
+///     match error {
+///         Error::InvalidToken => 401,
+///         Error::NotGranted { .. } => 403,
+///         Error::NotFound { .. } => 404,
+///         Error::Overloaded => 503,
+///         _ => 500,
+///     }
+/// }
+/// # assert_eq!(status(&Error::InvalidToken), 401);
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -223,6 +239,19 @@ impl fmt::Display for Damaged {
 }
 
 /// Why a vault could not be opened: what is wrong with what, and what to do next. Nothing that was stored has changed.
+///
+/// # Examples
+/// ```
+/// # use anchorhold::{OpenError, RawKey, Vault};
+/// # futures_lite::future::block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("vault");
+/// # Vault::builder(&path).root_key(RawKey::new([7; 32])).open().await?.close().await?;
+/// let refused = Vault::builder(&path).root_key(RawKey::new([8; 32])).open().await;
+/// assert!(matches!(refused, Err(OpenError::WrongRootKey)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
