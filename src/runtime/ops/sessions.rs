@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::domain::WrapPurpose;
 use crate::domain::account::records::{Spent, SpentToken};
 use crate::domain::account::state::Damage;
 use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::claims::{SessionClaims, SessionOptions};
-use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
 use crate::domain::grants::Permission;
-use crate::domain::{WrapPurpose, session_token};
+use crate::domain::session_token::{self, TokenFacts};
 use crate::ids::{LinkedAccountId, SessionTokenId};
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
@@ -134,10 +134,14 @@ impl Operation for Consume {
         let turn = account.turn(caller).await?;
         let bearer = Caller::Session(Arc::clone(&claims)).actor();
         // Checked again: between the check on the caller's thread and this turn anything may have happened.
-        let spent = account.with_state(|state| state.spent(&claims.id))?;
-        if spent.is_some() {
+        let good = account.with_state(|state| {
+            let spent = state.spent(&claims.id);
+            let facts = TokenFacts { epoch: state.facts.epoch, disabled: state.facts.disabled, spent };
+            session_token::check(&claims, &facts, account.now())
+        })?;
+        if let Err(reason) = good {
             drop(turn);
-            refuse(account, bearer, Self::DOING, DenialReason::AlreadyUsed).await?;
+            refuse(account, bearer, Self::DOING, reason).await?;
             return Err(Error::InvalidToken);
         }
         let token = SpentToken { spent: Spent::UsedUp, until: claims.expires };
