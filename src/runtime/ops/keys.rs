@@ -78,6 +78,8 @@ impl Operation for Rewrap {
 async fn begin(account: &Account, turn: &Turn<'_>, actor: AuditActor) -> Result<(), Error> {
     let mut info = super::info::read_info(account).await?;
     info.key_version += 1;
+    // The new token key refuses the old tokens; a session that was opened from one before is refused by its epoch.
+    info.epoch += 1;
     info.updated = account.now();
     let entry = account.entry(actor, AuditAction::AccountKeyRotated, None);
     let owner = account.owner();
@@ -111,6 +113,7 @@ async fn begin(account: &Account, turn: &Turn<'_>, actor: AuditActor) -> Result<
                 }
                 draft.facts_mut().key_version = info.key_version;
                 draft.put_info(&info)?;
+                draft.forget_spent();
                 draft.audit([entry]);
                 Ok(())
             },
