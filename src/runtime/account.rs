@@ -369,7 +369,11 @@ impl Account {
         if let Err(error) = tree.commit(commit).await {
             // What is durable now is not known here.
             self.distrust();
-            return Err(error.into());
+            return Err(match error {
+                // Nobody else writes to the tree, and the head was proven.
+                StorageError::Conflict { .. } => self.damaged(Damage("the engine's mark is not where the head is")),
+                error => error.into(),
+            });
         }
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {

@@ -14,7 +14,7 @@ use crate::domain::directory::{BUCKETS, BucketHeadRow, RowName};
 use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::domain::head::Digest;
 use crate::domain::{Keyring, Label, Plaintext};
-use crate::storage::{Anchored, Commit, Mark, MarkStep, Tree};
+use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
 
 /// A change names all its rows when it takes its locks; any other row is a fault in this crate.
 const UNLOCKED: Error = Error::Internal { doing: "changing a directory row outside the locked buckets" };
@@ -279,7 +279,11 @@ impl Change<'_> {
                     *locked.guard = None;
                     self.directory.buckets[usize::from(*bucket)].proven.store(false, Ordering::Release);
                 }
-                Err(error.into())
+                Err(match error {
+                    // Nobody else writes to the directory, and the buckets were proven.
+                    StorageError::Conflict { .. } => damaged("the engine's mark is not where the bucket's head is"),
+                    error => error.into(),
+                })
             }
         }
     }
