@@ -170,8 +170,13 @@ impl Backend {
         for needed in other.ok_or(Error::NotFound { what: Item::ApiKey })?.permissions().iter() {
             self.demand(needed, doing)?;
         }
-        let (environment, id, actor) = (self.environment(), *id, self.actor());
-        self.run(doing, move |core| async move { core.rotate_api_key(environment, id, grace, actor).await }).await
+        let (environment, id, actor, core) = (self.environment(), *id, self.actor(), Arc::clone(self.core()));
+        let created = self.core().run(doing, async move { core.rotate_api_key(environment, id, grace, actor).await }).await?;
+        match self.key.check(self.core().clock.now()) {
+            // A key that ends itself without grace is to hear of its heir: there is no other way to it.
+            Err(DenialReason::Expired) if id == self.key.id() => Ok(created),
+            _ => self.valid().map(|()| created),
+        }
     }
 
     /// Ends an API key. When this returns, no handle made from it works any more. A key may end itself. Needs
