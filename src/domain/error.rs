@@ -162,6 +162,17 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::Overloaded | Error::Internal { .. })
     }
+
+    /// Names the account that was asked for, where a shard is too damaged to tell whose rows it held.
+    pub(crate) fn naming(mut self, account: AccountHandle) -> Self {
+        if let Error::Corrupted(damaged) | Error::RolledBack(damaged) = &mut self
+            && matches!(damaged.part, VaultPart::Shard(_))
+            && damaged.accounts.is_empty()
+        {
+            damaged.accounts.push(account);
+        }
+        self
+    }
 }
 
 /// A kind of thing that can be missing.

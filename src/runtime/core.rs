@@ -118,9 +118,14 @@ impl Core {
             return Err(Error::Closed);
         }
         let (job, answer) = job(operation, caller);
-        self.router.send(self, handle, job).await?;
-        // A sender that is gone without an answer went down with its arbiter.
-        answer.await.unwrap_or_else(|_| Err(if self.is_closing() { Error::Closed } else { Error::Internal { doing: O::DOING } }))
+        let outcome = match self.router.send(self, handle, job).await {
+            // A sender that is gone without an answer went down with its arbiter.
+            Ok(()) => answer
+                .await
+                .unwrap_or_else(|_| Err(if self.is_closing() { Error::Closed } else { Error::Internal { doing: O::DOING } })),
+            Err(error) => Err(error),
+        };
+        outcome.map_err(|error| error.naming(handle))
     }
 
     /// Does work of several steps on the vault's own threads, so that a caller who drops its future leaves nothing half done.
