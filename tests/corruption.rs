@@ -1,0 +1,17 @@
+//! Damage on disk, by accident and on purpose: flipped bytes, cut files, older copies, sealed rows in other places; another process
+//! that opens the vault; hundreds of callers who write at once. What was acknowledged is returned whole or reported damaged or
+//! rolled back: never silently missing, never older, never a panic, never a hang.
+
+mod common;
+#[path = "corruption/damage.rs"]
+mod damage;
+#[path = "corruption/fixture.rs"]
+mod fixture;
+#[path = "corruption/older.rs"]
+mod older;
+#[path = "corruption/second_process.rs"]
+mod second_process;
+#[path = "corruption/storms.rs"]
+mod storms;
+#[path = "corruption/swapped.rs"]
+mod swapped;
