@@ -6,6 +6,7 @@
 //! | `place.rs` | the lock, the header, the look at a foreign directory |
 //! | `engine.rs` `tree.rs` | the two traits |
 //! | `committer.rs` `lane.rs` | the threads that alone write to sled; one database's line and turn |
+//! | `group.rs` `settling.rs` | applying commits together; reads wait until what they met is durable |
 //! | `watchdog.rs` | a hang or a failed write becomes an error |
 //! | `database.rs` `rows.rs` | one sled database; how rows lie in it |
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
@@ -26,11 +27,13 @@ mod engine;
 mod fault_tests;
 mod faults;
 mod files;
+mod group;
 mod header;
 mod keeper;
 mod lane;
 mod place;
 mod rows;
+mod settling;
 mod shards;
 mod shred;
 #[cfg(test)]

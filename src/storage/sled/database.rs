@@ -65,7 +65,9 @@ impl Database {
         };
         // The files' names must be as durable as the first commit will be, and a process that made them may have died here.
         if fresh {
-            files::sync_tree(dir)?;
+            let synced = files::sync_tree(dir);
+            // Opened again it would no longer be new and not be synced.
+            synced.inspect_err(|_| drop(fs::remove_dir_all(dir)))?;
         } else {
             files::sync_dir(dir)?;
         }
@@ -291,7 +293,7 @@ fn drop_what_sled_can_make_anew(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// sled writes to a damaged database when it opens it, so what can still be rescued by hand is copied first.
+/// sled may write to a damaged database when it opens it, so what can still be rescued by hand is copied before it tries again.
 fn set_aside(dir: &Path) -> io::Result<()> {
     match copies_aside(dir).find(|copy| !copy.exists()) {
         Some(copy) => files::copy_tree(dir, &copy),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::super::{AnchorHead, BoxFuture, Commit, Mark, Storage, StorageError, StorageStatus, TREES_PER_SHARD, Tree};
 use super::core::{Core, locked};
-use super::lane::{Committed, DIRECTORY_TREE, Job, Lane};
+use super::group::Committed;
+use super::lane::{DIRECTORY_TREE, Job, Lane};
 use super::shards::{self, Shard};
 use super::shred;
 use super::tree::{self, SledTree};

@@ -219,14 +219,12 @@ fn opening_depends_little_on_the_number_of_accounts() {
             for first in 0..64 {
                 let (storage, directory, row) = (&storage, &directory, &row);
                 scope.spawn(move || {
-                    let mut sequence = 0;
-                    for number in (first..accounts).step_by(64) {
+                    for (sequence, number) in (0..).zip((first..accounts).step_by(64)) {
                         block_on(storage.create(handle(number), commit(0, &[(b"a", row)]))).unwrap();
                         let next = Anchored { sequence: sequence + 1, digest: [1; 32] };
                         let marks = vec![MarkStep { mark: Mark::Bucket(first), expected: sequence, next }];
                         let puts = vec![(number.to_be_bytes().to_vec(), row.clone())];
                         block_on(directory.commit(Commit { puts, removes: Vec::new(), marks })).unwrap();
-                        sequence += 1;
                     }
                 });
             }

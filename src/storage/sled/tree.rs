@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::super::{Anchored, BoxFuture, Commit, Mark, Row, StorageError, Tree};
 use super::core::locked;
-use super::lane::{CommitJob, Committed, DIRECTORY_TREE, Job, Lane};
+use super::group::{CommitJob, Committed};
+use super::lane::{DIRECTORY_TREE, Job, Lane};
 use super::shards::AnchoredCell;
 use crate::ids::AccountHandle;
 
