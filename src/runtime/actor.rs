@@ -137,10 +137,8 @@ impl<O: Operation> Job for Task<O> {
             let body = async {
                 let admitted = caller.admit(&account, O::NEEDS, O::DOING).await?;
                 let answer = operation.run(&account, &admitted).await?;
-                match admitted.check(&account)? {
-                    Ok(()) => Ok(answer),
-                    Err(refusal) => Err(admitted.refused(&account, refusal).await),
-                }
+                admitted.again(&account).await?;
+                Ok(answer)
             };
             let outcome = AssertUnwindSafe(body).catch_unwind().await;
             let answer = outcome.unwrap_or_else(|_| {

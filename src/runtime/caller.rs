@@ -90,10 +90,8 @@ impl Caller {
     pub(crate) async fn admit(&self, account: &Rc<Account>, needs: Needs, doing: &'static str) -> Result<Admitted<'_>, Error> {
         account.ready().await?;
         let admitted = Admitted { caller: self, needs, doing };
-        match admitted.check(account)? {
-            Ok(()) => Ok(admitted),
-            Err(refusal) => Err(admitted.refused(account, refusal).await),
-        }
+        admitted.again(account).await?;
+        Ok(admitted)
     }
 
     /// Whether a listing may name an account to this caller.
@@ -149,6 +147,15 @@ impl Admitted<'_> {
     /// Whether the caller would be let in now. The outer error is no refusal but a failure to tell.
     pub(crate) fn check(&self, account: &Account) -> Result<Result<(), Refusal>, Error> {
         self.caller.check(account, self.needs)
+    }
+
+    /// Checks the caller after a wait, before anything is done or noted in its name. Must not be called while the account's turn
+    /// is held.
+    pub(crate) async fn again(&self, account: &Rc<Account>) -> Result<(), Error> {
+        match self.check(account)? {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.refused(account, refusal).await),
+        }
     }
 
     /// Notes a refusal; returns what the caller hears. Must not be called while the account's turn is held.

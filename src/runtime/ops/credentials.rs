@@ -29,6 +29,7 @@ impl Operation for Reveal {
 
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Revealed>, Error> {
         let revealed = open_secret(account, self.0).await?;
+        caller.again(account).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
         account.touch(self.0);
         account.schedule_flush();
@@ -70,6 +71,7 @@ impl Operation for Use {
             }
         };
         let revealed = open_secret(account, self.connection).await?;
+        caller.again(account).await?;
         account.note(caller.actor(), AuditAction::CredentialUsed { host }, Some(self.connection)).await?;
         account.touch(self.connection);
         account.schedule_flush();
