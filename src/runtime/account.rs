@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use async_lock::{Mutex, MutexGuard};
+use event_listener::Event as Signal;
 
 use crate::clock::Timestamp;
 use crate::domain::Plaintext;
 use crate::domain::account::change::{Change, Draft};
 use crate::domain::account::keys::{AccountKeys, WrappedKeys};
 use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
-use crate::domain::account::state::{AccountState, Damage, decode};
+use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
@@ -46,6 +47,9 @@ pub(crate) struct Account {
     loaded: RefCell<Option<Loaded>>,
     /// Held by whoever changes the account or loads it: one at a time.
     changes: Mutex<()>,
+    /// A commit is under way: until it ends, rows may be newer than the state.
+    committing: Cell<bool>,
+    committed: Signal,
     locator: [u8; 32],
     pending: RefCell<Pending>,
     flush_scheduled: Cell<bool>,
@@ -81,6 +85,8 @@ impl Account {
             view,
             loaded: RefCell::default(),
             changes: Mutex::new(()),
+            committing: Cell::new(false),
+            committed: Signal::new(),
             locator: place.locator,
             pending: RefCell::default(),
             flush_scheduled: Cell::new(false),
@@ -168,6 +174,12 @@ impl Account {
             let sealed = tree.load(&key.to_bytes()).await?;
             // A change may have been applied while the row was read: then read it again.
             if self.with_state(|state| state.stamp(key))? != Some(stamp) {
+                continue;
+            }
+            // Or be in the tree and not in the state yet: then wait until it is.
+            let is_current = sealed.as_deref().is_some_and(|sealed| Stamp::of(sealed) == Ok(stamp));
+            if !is_current && self.committing.get() {
+                self.committed.listen().await;
                 continue;
             }
             return self
@@ -366,7 +378,12 @@ impl Account {
             next: Anchored { sequence: change.facts.sequence, digest: [0; 32] },
         };
         let commit = Commit { puts: change.puts, removes: change.removes, marks: vec![step] };
-        if let Err(error) = tree.commit(commit).await {
+        let committed = {
+            let _under_way = UnderWay::begin(self);
+            tree.commit(commit).await
+        };
+        // No await from here on: whoever waited for the end sees the state that comes with it.
+        if let Err(error) = committed {
             // What is durable now is not known here.
             self.distrust();
             return Err(match error {
@@ -415,6 +432,23 @@ impl Account {
 
     fn damage(&self, detail: &'static str) -> Damaged {
         Damaged { part: VaultPart::Shard(self.shard), accounts: vec![self.owner.handle], detail: detail.into() }
+    }
+}
+
+/// A commit under way. It ends on drop, so that no reader waits for one that panicked.
+struct UnderWay<'a>(&'a Account);
+
+impl<'a> UnderWay<'a> {
+    fn begin(account: &'a Account) -> Self {
+        account.committing.set(true);
+        Self(account)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.committing.set(false);
+        self.0.committed.notify(usize::MAX);
     }
 }
 

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anchorhold::testing::{ManualClock, ModelDisk};
 use anchorhold::{
-    AuditAction, AuditActor, Clock as _, Environment, Error, Grant, LinkedAccountId, NewApiKey, PageRequest, Permission,
-    Permissions, SessionOptions, SessionToken,
+    AuditAction, AuditActor, Clock as _, Credential, Environment, Error, Grant, LinkedAccountId, NewApiKey, PageRequest,
+    Permission, Permissions, SessionOptions, SessionToken,
 };
 use futures_util::future::{join, join_all};
 use proptest::prelude::*;
 
-use crate::common::{Host, api_key_connection, block_on, builder, customer, header_provider, id, new_clock, provider, revealed};
+use crate::common::{
+    Host, api_key_connection, block_on, builder, customer, header_provider, id, new_clock, provider, revealed, secret,
+};
 
 fn all_grants() -> SessionOptions {
     SessionOptions::new().grants([Grant::ListConnections, Grant::Connect, Grant::Disconnect])
@@ -409,6 +411,28 @@ fn token_for_single_use_opens_one_session_however_many_ask() {
             assert!(sessions.iter().flat_map(Result::as_ref).all(|session| session.environment() == Environment::Test));
             let refused = sessions.iter().filter_map(|session| session.as_ref().err());
             assert!(refused.clone().all(|error| matches!(error, Error::InvalidToken)), "{:?}", refused.collect::<Vec<_>>());
+        }
+    });
+}
+
+/// A record that is being replaced is not damaged: readers see the old one or the new one.
+#[test]
+fn reading_beside_a_change_gives_the_old_or_the_new() {
+    block_on(async {
+        let host = Host::with(|builder| builder.threads(1)).await;
+        let (_, connection) = host.customer("acme", "secret 0").await;
+        for round in 1..=60 {
+            let (old, new) = (format!("secret {}", round - 1), format!("secret {round}"));
+            let replacing = connection.replace_credential(Credential::api_key(secret(&new)));
+            let reading = join_all((0..16).map(|_| join(revealed(&connection), connection.info())));
+            let (replaced, read) = join(replacing, reading).await;
+            replaced.unwrap();
+            for (text, info) in read {
+                let text = text.unwrap();
+                assert!(text == old || text == new, "{text}");
+                info.unwrap();
+            }
+            assert_eq!(revealed(&connection).await.unwrap(), new);
         }
     });
 }

@@ -127,9 +127,9 @@ impl Step {
     pub fn name(&self) -> String {
         let shown = match self {
             Step::OnConnection { action, .. } => format!("{action:?}"),
-            Step::ActWithKey { action, .. } => format!("With key: {action:?}"),
-            Step::Present { forgery, .. } => format!("Present, forged: {forgery:?}"),
-            Step::UseHeldSession { action, .. } => format!("Held session: {action:?}"),
+            Step::ActWithKey { action, .. } => format!("With key {action:?}"),
+            Step::Present { forgery, .. } => format!("Present forged {forgery:?}"),
+            Step::UseHeldSession { action, .. } => format!("Held session {action:?}"),
             other => format!("{other:?}"),
         };
         let words = shown.split([' ', '(', ')']).take_while(|word| word.starts_with(char::is_alphabetic));
@@ -147,6 +147,9 @@ pub struct Existing {
     /// Of each connection and token ever made: whose it is.
     pub connections: Vec<Owner>,
     pub tokens: Vec<Owner>,
+    pub keys: usize,
+    pub sessions: usize,
+    pub held_accounts: usize,
 }
 
 pub fn any_step(existing: &Existing) -> BoxedStrategy<Step> {
@@ -166,19 +169,28 @@ pub fn any_step(existing: &Existing) -> BoxedStrategy<Step> {
         2 => owner().prop_map(|owner| Step::Describe { owner }),
         2 => owner().prop_map(|owner| Step::ReadAudit { owner }),
         2 => owner().prop_map(|owner| Step::HoldAccount { owner }),
-        3 => (any(), any()).prop_map(|(account, connection)| Step::UseHeldAccount { account, connection }),
+        if existing.held_accounts == 0 { 0 } else { 6 } =>
+            (any(), any()).prop_map(|(account, connection)| Step::UseHeldAccount { account, connection }),
     ];
     let connection = prop_oneof![
         2 => (owner(), 0..PROVIDERS.len(), any()).prop_map(|(owner, provider, label)| Step::Connect { owner, provider, label }),
         3 => (with_owner(existing, &existing.connections), through(), connection_action())
             .prop_map(|((owner, connection), through, action)| Step::OnConnection { owner, connection, through, action }),
     ];
+    let mint = (owner(), mint_options()).prop_map(|(owner, options)| Step::Mint { owner, options });
+    let present = (any(), forgery(), origin(), session_action()).prop_map(|(token, forgery, origin, action)| Step::Present {
+        token,
+        forgery,
+        origin,
+        action,
+    });
     let session = prop_oneof![
-        5 => (owner(), mint_options()).prop_map(|(owner, options)| Step::Mint { owner, options }),
-        8 => (any(), forgery(), prop::option::of(0..ORIGINS.len()), session_action())
-            .prop_map(|(token, forgery, origin, action)| Step::Present { token, forgery, origin, action }),
-        6 => (any(), session_action()).prop_map(|(session, action)| Step::UseHeldSession { session, action }),
-        2 => with_owner(existing, &existing.tokens).prop_map(|(owner, token)| Step::RevokeToken { owner, token }),
+        5 => mint,
+        if existing.tokens.is_empty() { 0 } else { 8 } => present,
+        if existing.sessions == 0 { 0 } else { 6 } =>
+            (any(), session_action()).prop_map(|(session, action)| Step::UseHeldSession { session, action }),
+        if existing.tokens.is_empty() { 0 } else { 2 } =>
+            with_owner(existing, &existing.tokens).prop_map(|(owner, token)| Step::RevokeToken { owner, token }),
         1 => owner().prop_map(|owner| Step::RevokeAllTokens { owner }),
     ];
     prop_oneof![24 => account, 28 => connection, 24 => session, 18 => environment_wide(existing), 6 => whole_vault()].boxed()
@@ -189,6 +201,7 @@ fn environment_wide(existing: &Existing) -> BoxedStrategy<Step> {
     let with_key = (any(), through(), with_owner(existing, &existing.connections), key_action()).prop_map(
         |(key, through, (Owner { id, .. }, connection), action)| Step::ActWithKey { key, through, id, connection, action },
     );
+    let with_keys = u32::from(existing.keys > 0);
     prop_oneof![
         2 => environment().prop_map(|environment| Step::ListAccounts { environment }),
         1 => (environment(), 0..PROVIDERS.len())
@@ -196,10 +209,10 @@ fn environment_wide(existing: &Existing) -> BoxedStrategy<Step> {
         2 => (environment(), 0..PROVIDERS.len()).prop_map(|(environment, provider)| Step::SetProvider { environment, provider }),
         5 => (environment(), prop::option::of(0u8..8), permissions())
             .prop_map(|(environment, ids, permissions)| Step::NewKey { environment, ids, permissions }),
-        1 => any().prop_map(|key| Step::RevokeKey { key }),
-        1 => (any(), 0u8..30).prop_map(|(key, grace_minutes)| Step::RotateApiKey { key, grace_minutes }),
         1 => environment().prop_map(|environment| Step::ListKeys { environment }),
-        12 => with_key,
+        with_keys => any().prop_map(|key| Step::RevokeKey { key }),
+        with_keys => (any(), 0u8..30).prop_map(|(key, grace_minutes)| Step::RotateApiKey { key, grace_minutes }),
+        16 * with_keys => with_key,
     ]
     .boxed()
 }
@@ -292,6 +305,11 @@ fn forgery() -> impl Strategy<Value = Forgery> {
         1 => (1u8..40).prop_map(Forgery::Shortened),
         1 => any::<u8>().prop_map(Forgery::HandleOf),
     ]
+}
+
+/// Mostly the allowed one.
+fn origin() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![4 => Just(Some(0)), 1 => Just(None), 1 => Just(Some(1))]
 }
 
 fn session_action() -> impl Strategy<Value = SessionAction> {

@@ -543,6 +543,9 @@ impl ReferenceStateMachine for World {
             accounts: world.accounts.keys().copied().collect(),
             connections: world.connections.iter().map(|connection| connection.owner).collect(),
             tokens: world.tokens.iter().map(|token| token.owner).collect(),
+            keys: world.keys.len(),
+            sessions: world.held_sessions.len(),
+            held_accounts: world.held_accounts.len(),
         })
     }
 
