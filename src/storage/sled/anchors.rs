@@ -132,7 +132,7 @@ impl Anchors {
     fn write_shard(&self, core: &Core, anchor: &ShardAnchor, _: &Writing<'_>) -> Result<(), StorageError> {
         let path = generation_dir(&core.root, anchor.shard, anchor.generation).join(ANCHOR);
         let bytes = anchor.encode(&*core.seal);
-        let written = core.watchdog.call(Caller::Other, "writing an anchor", || {
+        let written = core.watchdog.call(Caller::Keeper, "writing an anchor", || {
             core.options.faults.before_anchor();
             files::replace(&path, &bytes)
         });
@@ -161,7 +161,7 @@ impl Anchors {
             state.directory.encode(&*core.seal)
         };
         let path = core.root.join(DIRECTORY_ANCHOR);
-        let written = core.watchdog.call(Caller::Other, "writing an anchor", || {
+        let written = core.watchdog.call(Caller::Keeper, "writing an anchor", || {
             core.options.faults.before_anchor();
             files::replace(&path, &bytes)
         });

@@ -11,6 +11,7 @@ use super::lane::{DIRECTORY_TREE, Job, Lane};
 use super::shards::{self, Shard};
 use super::shred;
 use super::tree::{self, SledTree};
+use super::watchdog::Caller;
 use crate::ids::{AccountHandle, ShardId};
 
 pub(super) struct SledStorage {
@@ -132,7 +133,7 @@ impl Storage for SledStorage {
     fn shred(&self, shard: ShardId, handles: Vec<AccountHandle>) -> BoxFuture<'_, Result<(), StorageError>> {
         Box::pin(async move {
             let lane = self.existing(shard)?;
-            let (ticket, answer) = self.core.watchdog.ticket()?;
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
             shred::admit(&self.core, move |admitted| {
                 lane.submit_unbounded(Job::Run(Box::new(move |lane| {
                     ticket.answer(shred::shred(lane, &handles));
@@ -145,7 +146,7 @@ impl Storage for SledStorage {
 
     fn sync_anchors(&self) -> BoxFuture<'_, Result<AnchorHead, StorageError>> {
         Box::pin(async move {
-            let (ticket, answer) = self.core.watchdog.ticket()?;
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Keeper)?;
             self.core.keeper.sync_anchors(ticket);
             answer.wait().await
         })
@@ -153,7 +154,7 @@ impl Storage for SledStorage {
 
     fn write_header(&self, header: Vec<u8>) -> BoxFuture<'_, Result<(), StorageError>> {
         Box::pin(async move {
-            let (ticket, answer) = self.core.watchdog.ticket()?;
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Keeper)?;
             self.core.keeper.write_header(header, ticket);
             answer.wait().await
         })

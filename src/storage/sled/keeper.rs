@@ -142,7 +142,7 @@ fn serve(core: &Core, requests: Vec<Request>, due: bool) {
         match request {
             Request::SyncAnchors(ticket) => ticket.answer(core.anchors.write_all(core)),
             Request::WriteHeader(content, ticket) => {
-                let written = core.watchdog.call(Caller::Other, "writing the header", || header::write(&core.root, &content));
+                let written = core.watchdog.call(Caller::Keeper, "writing the header", || header::write(&core.root, &content));
                 ticket.answer(written.map_err(|error| core.poison(Location::Header, "writing", &Failure::Io(error))));
             }
         }

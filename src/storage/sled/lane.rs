@@ -104,7 +104,7 @@ impl Lane {
     {
         self.core.watchdog.refuses_reads()?;
         let Some(database) = self.opened()? else {
-            let (ticket, answer) = self.core.watchdog.ticket()?;
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
             self.submit(Job::Run(Box::new(move |lane| {
                 let result = lane.open_now().and_then(|database| {
                     let result = lane.core.watchdog.call(Caller::Committer, "reading a database", || read(lane, &database));
@@ -115,11 +115,11 @@ impl Lane {
             })))?;
             return answer.wait().await;
         };
-        let result = self.core.watchdog.call(Caller::Other, "reading a database", || read(self, &database));
+        let result = self.core.watchdog.call(Caller::Reader, "reading a database", || read(self, &database));
         // Before waiting for anything: the database can't be closed while it is held here.
         drop(database);
         if self.settling.is_applying() {
-            let (ticket, answer) = self.core.watchdog.ticket()?;
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
             self.settling.wait(ticket);
             answer.wait().await?;
         }

@@ -38,14 +38,17 @@ impl Account {
             *sequence += 1;
             (*sequence, pending, first)
         };
-        first.unwrap_or_else(|| block_on(&mut pending)).unwrap();
+        if let Err(error) = first.unwrap_or_else(|| block_on(&mut pending)) {
+            describe_threads();
+            panic!("{error:?}");
+        }
         self.acknowledged.fetch_max(sequence, Ordering::Relaxed);
     }
 }
 
 fn accounts(storage: &dyn Storage, count: u16) -> Vec<Account> {
     let make = |number| {
-        let shard = block_on(storage.create(handle(number), commit(0, &[]))).unwrap();
+        let shard = block_on(storage.create(handle(number), commit(0, &[]))).inspect_err(|_| describe_threads()).unwrap();
         let tree = block_on(storage.tree(shard, handle(number))).unwrap();
         Account { tree, sequence: Mutex::new(1), acknowledged: AtomicU64::new(1) }
     };
@@ -281,6 +284,24 @@ fn reads_while_others_write() {
             stop.store(true, Ordering::Relaxed);
         });
     }
+}
+
+/// Prints once what each thread of the engine is blocked in when a soak fails. A slow disk shows threads inside `fsync` (74),
+/// `fdatasync` (75), `pwrite64` (18), `sync_file_range` (277) or `ftruncate` (77); sled's deadlock shows its pool's threads
+/// (`sled-io-N`) in `futex` (202) only, and none in the disk.
+fn describe_threads() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().to_owned();
+            let comm = read("comm");
+            if comm.starts_with("sled-io") || comm.starts_with("anchorhold") {
+                let state = read("stat").rsplit(") ").next().and_then(|rest| rest.chars().next());
+                let call = read("syscall");
+                eprintln!("{comm}: state {state:?}, in {} at {}", call.split(' ').next().unwrap_or("?"), read("wchan"));
+            }
+        }
+    });
 }
 
 #[cfg(target_os = "linux")]

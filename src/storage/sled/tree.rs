@@ -7,6 +7,7 @@ use super::core::locked;
 use super::group::{CommitJob, Committed};
 use super::lane::{DIRECTORY_TREE, Job, Lane};
 use super::shards::AnchoredCell;
+use super::watchdog::Caller;
 use crate::ids::AccountHandle;
 
 /// The directory's tree or an account's. It holds names, no open database: a shard may be closed and opened under it.
@@ -88,7 +89,7 @@ pub(super) async fn submit(
     create: bool,
     commit: Commit,
 ) -> Result<Committed, StorageError> {
-    let (ticket, answer) = lane.core.watchdog.ticket()?;
+    let (ticket, answer) = lane.core.watchdog.ticket(Caller::Committer)?;
     lane.submit(Job::Commit(CommitJob { tree, account, create, commit, ticket }))?;
     answer.wait().await
 }

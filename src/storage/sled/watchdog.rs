@@ -39,14 +39,19 @@ pub(super) struct Ticket<T> {
 /// The other end of a [`Ticket`].
 pub(super) struct Answer<T>(oneshot::Receiver<Result<T, StorageError>>);
 
-/// Who makes a watched call.
+/// Who makes a watched call, or owes an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     /// A committer: when the call returns, that is progress for every vault.
     Committer,
-    /// Any other thread.
-    Other,
+    /// The thread that reads.
+    Reader,
+    /// The keeper. No commit waits for the files that it writes, so a slow disk is no reason to stop acknowledging; a dead one is.
+    Keeper,
 }
+
+/// How many stall timeouts a call of the keeper may take.
+const KEEPERS_PATIENCE: u32 = 6;
 
 /// Why a vault acknowledges nothing any more.
 struct Poison {
@@ -64,13 +69,26 @@ struct Call<'a> {
 #[derive(Default)]
 struct State {
     next: u64,
-    calls: HashMap<u64, (Instant, &'static str)>,
-    waiting: HashMap<u64, (Instant, Arc<dyn Abandon>)>,
+    calls: HashMap<u64, UnderWay>,
+    waiting: HashMap<u64, Waiter>,
     poison: Option<Poison>,
     /// Who waits for the vault to be closed: not in `waiting`, which closing waits for.
     closers: Vec<oneshot::Sender<Result<(), StorageError>>>,
     closed: bool,
     stopped: bool,
+}
+
+struct UnderWay {
+    since: Instant,
+    what: &'static str,
+    patience: Duration,
+}
+
+struct Waiter {
+    since: Instant,
+    /// Who is to answer.
+    from: Caller,
+    reply: Arc<dyn Abandon>,
 }
 
 struct Reply<T>(Mutex<Option<oneshot::Sender<Result<T, StorageError>>>>);
@@ -95,23 +113,24 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    /// A ticket and its answer, unless the vault is closed or poisoned.
-    pub(super) fn ticket<T: Send + 'static>(self: &Arc<Self>) -> Result<(Ticket<T>, Answer<T>), StorageError> {
+    /// A ticket for who is to answer, and the answer, unless the vault is closed or poisoned.
+    pub(super) fn ticket<T: Send + 'static>(self: &Arc<Self>, from: Caller) -> Result<(Ticket<T>, Answer<T>), StorageError> {
         let mut state = self.state();
         state.refusal()?;
         let (sender, receiver) = oneshot::channel();
         let reply = Arc::new(Reply(Mutex::new(Some(sender))));
         let id = state.take_id();
-        state.waiting.insert(id, (Instant::now(), reply.clone()));
+        state.waiting.insert(id, Waiter { since: Instant::now(), from, reply: reply.clone() });
         Ok((Ticket { watchdog: self.clone(), id, reply }, Answer(receiver)))
     }
 
-    /// Makes a call that must return within the stall timeout.
+    /// Makes a call that must return within the stall timeout, or within several if it is the keeper's.
     pub(super) fn call<T>(&self, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
         let under_way = {
             let mut state = self.state();
             let id = state.take_id();
-            state.calls.insert(id, (Instant::now(), what));
+            let patience = if caller == Caller::Keeper { KEEPERS_PATIENCE * self.stall_timeout } else { self.stall_timeout };
+            state.calls.insert(id, UnderWay { since: Instant::now(), what, patience });
             Call { watchdog: self, id }
         };
         let result = call();
@@ -199,15 +218,18 @@ impl Watchdog {
             return true;
         }
         let now = Instant::now();
-        let too_long = |since: &Instant| now.duration_since(*since) > self.stall_timeout;
-        let stuck = state.calls.values().find(|(since, _)| too_long(since)).map(|(_, what)| *what);
-        let starved = state.waiting.values().any(|(since, _)| too_long(since)) && since_progress() > self.stall_timeout;
-        let seconds = self.stall_timeout.as_secs_f32();
+        let stuck = state.calls.values().find(|call| now.duration_since(call.since) > call.patience);
+        let stuck = stuck.map(|call| (call.what, call.patience.as_secs_f32()));
+        // The keeper's own calls are watched; only a job in the committers' line can wait without any call being under way.
+        let overdue = |waiter: &Waiter| waiter.from != Caller::Keeper && now.duration_since(waiter.since) > self.stall_timeout;
+        let starved = state.waiting.values().any(overdue) && since_progress() > self.stall_timeout;
         let hanging = state.poison.as_ref().and_then(|poison| poison.stalled);
         let reason = match stuck {
             _ if hanging.is_some() => None,
-            Some(what) => Some(format!("the storage engine hangs: {what} took more than {seconds} s")),
-            None if starved => Some(format!("the storage engine hangs: nothing was written for {seconds} s")),
+            Some((what, seconds)) => Some(format!("the storage engine hangs: {what} took more than {seconds} s")),
+            None if starved => {
+                Some(format!("the storage engine hangs: nothing was written for {} s", self.stall_timeout.as_secs_f32()))
+            }
             None => None,
         };
         if let Some(reason) = reason {
@@ -240,8 +262,8 @@ impl Watchdog {
         };
         let abandoned = std::mem::take(&mut state.waiting);
         drop(state);
-        for (_, waiter) in abandoned.into_values() {
-            waiter.abandon(error.clone());
+        for waiter in abandoned.into_values() {
+            waiter.reply.abandon(error.clone());
         }
         self.changed.notify_all();
     }
@@ -351,8 +373,8 @@ mod tests {
     #[test]
     fn a_call_that_hangs_poisons_and_frees_every_waiter() {
         let watchdog = Watchdog::start(Duration::from_millis(40)).unwrap();
-        let (own, owns_answer) = watchdog.ticket::<()>().unwrap();
-        let (_other, others_answer) = watchdog.ticket::<()>().unwrap();
+        let (own, owns_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
+        let (_other, others_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
         let (release, hang) = std::sync::mpsc::channel::<()>();
         let stuck = {
             let watchdog = watchdog.clone();
@@ -367,7 +389,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(watchdog.ticket::<()>(), Err(StorageError::Poisoned(_))));
+        assert!(matches!(watchdog.ticket::<()>(Caller::Committer), Err(StorageError::Poisoned(_))));
         assert!(watchdog.refuses_reads().is_err());
         release.send(()).unwrap();
         stuck.join().unwrap();
@@ -378,15 +400,25 @@ mod tests {
         let watchdog = Watchdog::start(Duration::from_secs(10)).unwrap();
         watchdog.poison("the disk is full".into());
         assert!(watchdog.refuses_reads().is_ok());
-        assert!(matches!(watchdog.ticket::<()>(), Err(StorageError::Poisoned(_))));
+        assert!(matches!(watchdog.ticket::<()>(Caller::Committer), Err(StorageError::Poisoned(_))));
     }
 
     #[test]
     fn a_dropped_ticket_is_answered() {
         let watchdog = Watchdog::start(Duration::from_secs(10)).unwrap();
-        let (ticket, answer) = watchdog.ticket::<u8>().unwrap();
+        let (ticket, answer) = watchdog.ticket::<u8>(Caller::Committer).unwrap();
         drop(ticket);
         assert!(matches!(block_on(answer.wait()), Err(StorageError::Closed)));
         assert!(watchdog.close().is_ok());
+    }
+
+    #[test]
+    fn the_keeper_may_take_longer_but_not_for_ever() {
+        let watchdog = Watchdog::start(Duration::from_millis(100)).unwrap();
+        let (_owed, _answer) = watchdog.ticket::<()>(Caller::Keeper).unwrap();
+        watchdog.call(Caller::Keeper, "writing an anchor", || std::thread::sleep(Duration::from_millis(300)));
+        assert!(watchdog.poisoned().is_none());
+        watchdog.call(Caller::Keeper, "writing an anchor", || std::thread::sleep(Duration::from_millis(900)));
+        assert!(watchdog.poisoned().unwrap().contains("writing an anchor took more than 0.6 s"));
     }
 }
