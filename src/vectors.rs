@@ -54,6 +54,6 @@ impl Vector {
 
 /// The bytes that hexadecimal digits stand for.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
-    assert!(text.len() % 2 == 0, "an odd number of digits");
+    assert!(text.len().is_multiple_of(2), "an odd number of digits");
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
 }

@@ -64,7 +64,7 @@ impl Needles {
 
     /// Every form in which `bytes` may show: as text, escaped, hex, base64 at each alignment, and as a list of numbers.
     fn add(&mut self, name: &str, bytes: &[u8]) {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let decimal: Vec<String> = bytes.iter().map(u8::to_string).collect();
         let mut forms = vec![hex.to_uppercase(), hex, decimal.join(", "), decimal.join(",\n    ")];
         if let Ok(text) = std::str::from_utf8(bytes) {
@@ -180,6 +180,7 @@ fn positive_controls(needles: &Needles, log: &Log) {
     assert_eq!(needles.and_private().found_in(&logged), [ACCESS, LABEL]);
 }
 
+#[expect(clippy::too_many_lines, reason = "one run, told in its order")]
 async fn full_run(path: &Path, needles: &mut Needles, shown: &mut Shown) {
     let root = RawKey::new(RootKey::from_bytes(&mut { ROOT }));
     shown.show(&RootKey::from_bytes(&mut { ROOT }));

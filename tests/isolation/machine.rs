@@ -90,6 +90,7 @@ impl<E: Engine, P: Passivation> StateMachineTest for VaultMachine<E, P> {
 }
 
 impl<E: Engine, P: Passivation> VaultMachine<E, P> {
+    #[expect(clippy::too_many_lines, reason = "one arm per kind of step")]
     async fn step(&mut self, world: &World, step: &Step) -> Result<Outcome, Error> {
         match *step {
             Step::Create { owner, metadata } => {

@@ -93,7 +93,7 @@ async fn refused(vault: &Vault, key: &ApiKey, what: &str) -> Vec<&'static str> {
     for name in NAMES {
         match read(&backend, name).await {
             Ok(Some(secrets)) => {
-                assert_eq!(secrets, ["secret 0 of ", "secret 1 of "].map(|text| format!("{text}{name}")), "{what}")
+                assert_eq!(secrets, ["secret 0 of ", "secret 1 of "].map(|text| format!("{text}{name}")), "{what}");
             }
             Ok(None) | Err(Error::Corrupted { .. } | Error::RolledBack { .. }) => refused.push(name),
             Err(other) => panic!("{what}: {name} answered {other:?}"),
