@@ -22,6 +22,8 @@ pub fn assert_reached(cases: u32, wanted: &[(&str, &str, u64)]) {
     for ((step, outcome), count) in counts.iter() {
         let _ = writeln!(table, "{count:>8}  {step}: {outcome}");
     }
+    // In few cases chance has too large a part.
+    let wanted = if cases < 500 { &[] } else { wanted };
     for (step, outcome, per_thousand) in wanted {
         let seen = counts.get(&((*step).to_owned(), (*outcome).to_owned())).copied().unwrap_or(0);
         let least = per_thousand * u64::from(cases) / 1_000;
