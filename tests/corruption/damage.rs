@@ -81,7 +81,7 @@ fn sample(snapshots: bool) {
         .map(|(path, bytes)| (path.strip_prefix(fixture.path()).unwrap().to_path_buf(), bytes))
         .collect();
     assert_eq!(all.iter().any(|(path, _)| is_snapshot(path)), snapshots);
-    let per_file = usize::try_from(from_env("ANCHORHOLD_OFFSETS", 16)).unwrap();
+    let per_file = usize::try_from(from_env("ANCHORHOLD_OFFSETS", 12)).unwrap();
     let mut tally = Tally::default();
     let mut number = 0;
     for (file, bytes) in &all {

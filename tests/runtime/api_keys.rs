@@ -302,6 +302,11 @@ fn key_with_a_list_knows_no_account_but_those() {
         let names: Vec<&str> = page.items.iter().map(|info| info.id.as_str()).collect();
         assert!(page.next.is_none() && names.len() == 2 && !names.contains(&"other"), "{names:?}");
 
+        // The account that is not on the list was not asked, hence nobody was refused there.
+        let other = host.backend.account(&id("other")).await.unwrap();
+        let entries = other.audit(PageRequest::first(100)).await.unwrap().items;
+        assert!(entries.iter().all(|entry| crate::tools::action(entry) != "Denied"), "{entries:?}");
+
         // It makes no key that reaches further, and administers nothing beyond itself.
         not_found(backend.create_api_key(NewApiKey::new("all")).await.map(drop), "a key without a list");
         not_found(backend.create_api_key(NewApiKey::new("more").accounts([id("other")])).await.map(drop), "another account");

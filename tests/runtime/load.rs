@@ -55,6 +55,55 @@ fn flood_of_one_account_slows_itself_only() {
     });
 }
 
+/// A row is on the disk a moment before its change is acknowledged; whoever reads it then gets the old or the new one.
+#[test]
+fn reads_beside_writes_are_never_taken_for_damage() {
+    within(Duration::from_secs(120), || {
+        tokio().block_on(async {
+            let host = Host::with(|builder| builder.threads(1)).await;
+            let (account, connection) = host.customer("acme", "secret 0").await;
+            let end = Instant::now() + Duration::from_secs(3);
+            let writer = {
+                let (account, connection) = (account.clone(), connection.clone());
+                tokio::spawn(async move {
+                    let mut written = 0;
+                    while Instant::now() < end {
+                        written += 1;
+                        let text = crate::common::secret(&format!("secret {written}"));
+                        connection.replace_credential(anchorhold::Credential::api_key(text)).await.unwrap();
+                        account.set_metadata(&format!("{written}")).await.unwrap();
+                    }
+                    written
+                })
+            };
+            let readers: Vec<_> = (0..6)
+                .map(|_| {
+                    let (account, connection) = (account.clone(), connection.clone());
+                    tokio::spawn(async move {
+                        let (mut read, mut newest) = (0, 0);
+                        while Instant::now() < end {
+                            let text = revealed(&connection).await.unwrap();
+                            let number: u64 = text.strip_prefix("secret ").unwrap().parse().unwrap();
+                            assert!(number >= newest, "{number} after {newest}");
+                            newest = number;
+                            account.info().await.unwrap();
+                            assert_eq!(account.connections().await.unwrap().len(), 1);
+                            read += 1;
+                        }
+                        read
+                    })
+                })
+                .collect();
+            let written = writer.await.unwrap();
+            let mut read = 0;
+            for reader in readers {
+                read += reader.await.unwrap();
+            }
+            assert!(written > 20 && read > 100, "{written} written, {read} read");
+        });
+    });
+}
+
 #[test]
 fn no_more_accounts_stay_resident_than_asked_for() {
     block_on(async {
