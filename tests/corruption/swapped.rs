@@ -129,7 +129,7 @@ fn sealed_row_does_not_open_under_another_account_another_name_or_instead_of_a_l
                 refused(&format!("{} of another account", name_of(key)), &|disk| disk.put_row(tree, key, stranger));
             }
             // Another row of the same account, of the same kind and of others.
-            for (other, other_value) in own.iter().filter(|(other, _)| *other != key).take(6) {
+            for (other, other_value) in own.iter().filter(|(other, _)| *other != key).take(3) {
                 renamed += 1;
                 let what = format!("{} in the place of {}", name_of(other), name_of(key));
                 refused(&what, &|disk| disk.put_row(tree, key, other_value));
