@@ -181,8 +181,9 @@ impl Vault {
 
     /// Replaces the root key: the keys of every account are wrapped anew, no record is touched; the vault is served meanwhile.
     /// When this returns the old root key does not open the vault any more. After a crash in between, open with both keys
-    /// ([`VaultBuilder::previous_root_key`]) and call it again to complete it; it then takes the new key from the vault and does
-    /// not ask `provider`.
+    /// ([`VaultBuilder::previous_root_key`]) and call it again with the new key to complete it.
+    ///
+    /// The provider is asked on a thread of its own and may take its time.
     ///
     /// # Security
     /// What the old root key wrapped in older copies of the files it still unwraps, and the accounts' keys are the same ones. When
@@ -190,11 +191,11 @@ impl Vault {
     /// model (`docs/threat-model.md`) says what stays readable.
     ///
     /// # Errors
-    /// [`Error::RootKey`] from the provider; [`Error::Corrupted`] when an account's keys can't be read (both root keys stay
-    /// valid then).
+    /// [`Error::RootKey`] from the provider; [`Error::RotationUnfinished`] when a rotation to another key was interrupted;
+    /// [`Error::Corrupted`] when an account's keys can't be read (both root keys stay valid then).
     pub async fn rotate_root_key(&self, provider: impl KeyProvider + 'static) -> Result<(), Error> {
         let core = Arc::clone(self.core());
-        self.core().run("rotating the root key", async move { core.rotate_root_key(&provider).await }).await
+        self.core().run("rotating the root key", async move { core.rotate_root_key(Box::new(provider)).await }).await
     }
 
     /// Writes everything that waits, closes all files, wipes the keys and stops the vault's threads. Requests that are under way

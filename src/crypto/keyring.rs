@@ -165,6 +165,17 @@ impl Keyring {
         self.ring.load().header.slots.len() > 1
     }
 
+    /// Whether a provider gives the root key that new wrappings use: while a rotation is unfinished, the new one.
+    ///
+    /// # Errors
+    /// The provider's own.
+    pub(crate) fn is_current(&self, provider: &dyn KeyProvider) -> Result<bool, RootKeyError> {
+        let ring = self.ring.load();
+        let mut refused = None;
+        let opened = unlock(ring.current(), self.vault, &[provider], &mut refused).is_some();
+        refused.map_or(Ok(opened), Err)
+    }
+
     /// How the memory that holds the keys is protected.
     pub(crate) fn lock_kind(&self) -> LockKind {
         self.ring.load().keys.kind()

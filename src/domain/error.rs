@@ -143,6 +143,9 @@ pub enum Error {
     /// The provider of the new root key failed; the rotation has not begun.
     #[error(transparent)]
     RootKey(#[from] Arc<crate::domain::RootKeyError>),
+    /// A rotation to another root key is unfinished; that key and the one before it open the vault.
+    #[error("a rotation to another root key is unfinished: complete it with that key first")]
+    RotationUnfinished,
     /// A fault of this library. The account is served again at once; its credentials are unchanged or the change is whole.
     #[error("internal fault while {doing}: please report it")]
     Internal {

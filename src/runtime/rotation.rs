@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
+
 use crate::domain::directory::{ACCOUNT_BUCKETS, HandleRow, RowName};
 use crate::domain::error::{Error, Item};
-use crate::domain::{HeaderChange, KeyProvider, RotationError};
+use crate::domain::{HeaderChange, KeyProvider, Keyring, RotationError};
 use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
 use crate::runtime::ops::keys::Rewrap;
@@ -15,21 +17,29 @@ use crate::runtime::ops::keys::Rewrap;
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Core {
-    /// Rotates to the key of `provider`, or completes the rotation that is under way.
-    pub(crate) async fn rotate_root_key(self: &Arc<Self>, provider: &dyn KeyProvider) -> Result<(), Error> {
+    /// Rotates to the key of `provider`, or completes the rotation to it that is under way.
+    pub(crate) async fn rotate_root_key(self: &Arc<Self>, provider: Box<dyn KeyProvider>) -> Result<(), Error> {
         // One after the other: the second of two callers begins when the first one's rotation is finished.
         let _alone = self.rotation.lock().await;
-        if !self.keyring.is_rotating() {
-            let parameters = provider.parameters().map_err(Arc::new)?;
-            let root = provider.root_key(&parameters).map_err(Arc::new)?;
-            let change = self.keyring.begin_rotation(&root, &parameters).map_err(fault)?;
-            drop(root);
+        if let Some(change) = self.prepare_rotation(provider).await? {
             self.put_header(change).await?;
         }
         self.creations_begun_so_far().await;
         self.rewrap_all().await?;
         let change = self.keyring.finish_rotation().map_err(fault)?;
         self.put_header(change).await
+    }
+
+    /// Asks the provider on a thread of its own, since it may take its time. `None` when the rotation has begun already.
+    async fn prepare_rotation(&self, provider: Box<dyn KeyProvider>) -> Result<Option<HeaderChange>, Error> {
+        let keyring = Arc::clone(&self.keyring);
+        let (reply, answer) = oneshot::channel();
+        let asked = std::thread::Builder::new().name("anchorhold-key".into()).spawn(move || {
+            // Whoever waits for it is gone only with the whole vault.
+            let _ = reply.send(prepare(&keyring, provider.as_ref()));
+        });
+        asked.map_err(|source| Error::Io { doing: "starting a thread", source: Arc::new(source) })?;
+        answer.await.unwrap_or(Err(Error::Internal { doing: "asking for the new root key" }))
     }
 
     /// Waits for accounts that are being made: their keys may be wrapped under the old root key, and they are found here only
@@ -69,6 +79,16 @@ impl Core {
         self.storage.write_header(change.header().to_vec()).await?;
         self.keyring.apply(change).map_err(fault)
     }
+}
+
+fn prepare(keyring: &Keyring, provider: &dyn KeyProvider) -> Result<Option<HeaderChange>, Error> {
+    if keyring.is_rotating() {
+        // Completing the rotation to another key would let the host believe that this one is in force.
+        return if keyring.is_current(provider).map_err(Arc::new)? { Ok(None) } else { Err(Error::RotationUnfinished) };
+    }
+    let parameters = provider.parameters().map_err(Arc::new)?;
+    let root = provider.root_key(&parameters).map_err(Arc::new)?;
+    keyring.begin_rotation(&root, &parameters).map(Some).map_err(fault)
 }
 
 fn fault(error: RotationError) -> Error {

@@ -172,6 +172,10 @@ fn root_key_rotation_that_is_interrupted_anywhere_is_completed() {
                 let vault = both().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
                 assert_eq!(vault.status().rotating_root_key, who == OpenedBy::Both, "{what}");
                 kept.check(&vault, &what).await;
+                if who == OpenedBy::Both {
+                    let third = vault.rotate_root_key(root_key_of(9)).await;
+                    assert!(matches!(third, Err(Error::RotationUnfinished)), "{what}: {third:?}");
+                }
                 if who != OpenedBy::New {
                     vault.rotate_root_key(root_key_of(8)).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
                 }
