@@ -1,5 +1,5 @@
 //! One sled database: opening it, with the repairs that sled leaves to others, and the few calls that are made to it. Nothing
-//! here waits for another thread's turn or knows of vaults; who may call what is decided in `queue.rs`.
+//! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
