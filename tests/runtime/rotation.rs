@@ -489,3 +489,20 @@ fn account_is_served_while_its_key_is_rotated() {
         });
     });
 }
+
+/// Sealing makes a small record several times as large, so a step that counts plaintext only would be more than one commit takes.
+#[test]
+fn account_key_rotation_ends_for_an_account_of_many_small_connections() {
+    block_on(async {
+        let vault = builder(&vault_path(&tempfile::tempdir().unwrap())).model_disk(ModelDisk::new()).open().await.unwrap();
+        let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+        let account = vault.backend(&key).await.unwrap().create_account(&id("acme")).await.unwrap();
+        let mut last = None;
+        for n in 0..700 {
+            last = Some(account.add_connection(api_key_connection("crm", &n.to_string())).await.unwrap());
+        }
+        account.rotate_key().await.unwrap();
+        assert_eq!(account.connections().await.unwrap().len(), 700);
+        assert_eq!(revealed(&last.unwrap()).await.unwrap(), "699");
+    });
+}

@@ -14,8 +14,11 @@ use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs};
 
-/// How much is sealed anew in one commit.
+/// How much is sealed anew in one commit, unless one record alone is larger: leaves room for the audit entries that wait.
 const STEP_BYTES: usize = 48 * 1024;
+
+/// What a row has more than its content, at most: envelope, padding and key. A small record grows several times by it.
+const ROW_OVERHEAD: usize = 128;
 
 /// Replaces the account's key and token key and seals every record anew. All session tokens minted before become invalid.
 /// A rotation that a crash interrupted is completed instead of a new one begun.
@@ -142,11 +145,11 @@ pub(crate) async fn complete(account: &Account) -> Result<(), Error> {
         let mut bytes = 0;
         for key in &left {
             let Some(plain) = account.read(*key).await? else { continue };
-            bytes += plain.len();
-            records.push((*key, plain));
-            if bytes >= STEP_BYTES {
+            bytes += plain.len() + ROW_OVERHEAD;
+            if bytes > STEP_BYTES && !records.is_empty() {
                 break;
             }
+            records.push((*key, plain));
         }
         let last = records.len() == left.len();
         account
