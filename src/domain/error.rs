@@ -140,7 +140,7 @@ pub enum Error {
         /// What the operating system said.
         source: Arc<std::io::Error>,
     },
-    /// The provider of the new root key failed; the rotation has not begun.
+    /// The provider of the new root key failed; nothing has changed.
     #[error(transparent)]
     RootKey(#[from] Arc<crate::domain::RootKeyError>),
     /// A rotation to another root key is unfinished; that key and the one before it open the vault.
