@@ -10,7 +10,7 @@ use crate::domain::Permission;
 use crate::domain::account::info::{AccountInfo, ConnectionInfo};
 use crate::domain::audit::AuditEntry;
 use crate::domain::claims::SessionOptions;
-use crate::domain::{Credential, Error};
+use crate::domain::{Credential, Error, Permission};
 use crate::ids::{ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
 use crate::page::{Page, PageRequest};
 use crate::runtime::actor::Operation;
@@ -102,11 +102,17 @@ impl Account {
     /// from the host's id to the account, sealed under the vault's key, stays in the directory's log until its place is reused.
     ///
     /// # Errors
-    /// Those of every call. After an error the deletion may have been decided: it is then completed when the vault is opened
+    /// Those of every call, but a damaged account is deleted like any other. After an error the deletion may have been decided: it is then completed when the vault is opened
     /// the next time, and the account is gone already.
     pub async fn delete(&self) -> Result<(), Error> {
-        // Asked of the actor first, which checks the key and notes a refusal.
-        self.ask(Delete).await?;
+        // Asked of the actor first, which checks the key and notes a refusal; an account that is damaged has none to ask.
+        match self.ask(Delete).await {
+            Ok(()) => {}
+            Err(Error::Corrupted(_) | Error::RolledBack(_)) => {
+                self.key.admit(self.located.locator(), Permission::Accounts, self.core().clock.now())?;
+            }
+            Err(error) => return Err(error),
+        }
         let (core, environment, id, located) = (Arc::clone(self.core()), self.environment(), self.id.clone(), self.located);
         let actor = self.caller().actor();
         self.core().run("deleting an account", async move { core.delete_account(environment, id, located, actor).await }).await

@@ -117,10 +117,12 @@ pub enum Error {
     Overloaded,
     /// Stored rows are not what was acknowledged. They are neither used nor overwritten; other shards are served. See
     /// `docs/operations.md`, "A part is damaged".
-    #[error("stored data is damaged in {0}: restore this part from a backup; the rest of the vault is served")]
+    #[error(
+        "stored data is damaged in {0}; the rest of the vault is served: delete the accounts concerned, or restore the whole vault"
+    )]
     Corrupted(Damaged),
     /// Stored rows are older than what was acknowledged. They are neither used nor overwritten.
-    #[error("stored data is older than what was acknowledged in {0}: restore the newest copy of this part")]
+    #[error("stored data is older than what was acknowledged in {0}: put the newest copy of the vault back")]
     RolledBack(Damaged),
     /// A write failed or stalled, so nothing is acknowledged until the vault is opened again. What was acknowledged before is
     /// safe; whether a call that got this error took effect is known after reopening.
@@ -290,10 +292,10 @@ pub enum OpenError {
     #[error("the vault is open already, in this process or another: close it there first")]
     AlreadyOpen,
     /// The vault is older than what the host, or the vault itself, remembers.
-    #[error("the vault is older than what was acknowledged: restore the newest copy of {0}")]
+    #[error("the vault is older than what was acknowledged in {0}: put the newest copy back")]
     RolledBack(Damaged),
     /// A part without which nothing can be served is damaged.
-    #[error("the vault is damaged in {0}: restore this part from a backup")]
+    #[error("the vault is damaged in {0}: restore it from a backup")]
     Corrupted(Damaged),
     /// The head given to `expect_head` is of another vault.
     #[error("the expected head is of another vault: give the head that this vault returned")]

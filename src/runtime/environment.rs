@@ -305,13 +305,23 @@ impl Core {
 
     /// Writes the refusals that wait.
     pub(crate) async fn write_denials(&self) -> Result<(), Error> {
-        let waiting = std::mem::take(&mut *self.denials());
-        for (environment, entries) in waiting {
-            for entries in entries.chunks(audit::SEGMENT_ENTRIES) {
+        for environment in Environment::ALL {
+            loop {
                 let mut change = self.directory.change(&[RowName::Environment(environment)]).await?;
+                let entries: Vec<_> = match self.denials().get_mut(&environment) {
+                    Some(waiting) => waiting.drain(..waiting.len().min(audit::SEGMENT_ENTRIES)).collect(),
+                    None => Vec::new(),
+                };
+                if entries.is_empty() {
+                    break;
+                }
                 let row = environment_row(&change, environment).await?;
-                self.append(&mut change, environment, row, entries).await?;
-                change.commit().await?;
+                self.append(&mut change, environment, row, &entries).await?;
+                if let Err(error) = change.commit().await {
+                    // They wait for the next time, in front of those that came meanwhile.
+                    self.denials().entry(environment).or_default().splice(..0, entries);
+                    return Err(error);
+                }
             }
         }
         Ok(())

@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::clock::Timestamp;
 use crate::domain::api_key::ApiKeyRecord;
 use crate::domain::denial::DenialReason;
-use crate::domain::grants::Permissions;
+use crate::domain::error::{Error, Item};
+use crate::domain::grants::{Permission, Permissions};
 use crate::ids::{ApiKeyId, Environment};
 
 /// One API key. What may change while handles hold it is atomic.
@@ -72,6 +73,13 @@ impl KeyEntry {
             return Err(DenialReason::AccountNotListed);
         }
         self.record.check_account(locator)
+    }
+
+    /// Whether the key may do something to an account now, asked where the account's actor can't be.
+    pub(crate) fn admit(&self, locator: &[u8; 32], needed: Permission, now: Timestamp) -> Result<(), Error> {
+        self.check(now).map_err(|_| Error::InvalidApiKey)?;
+        self.record.check_account(locator).map_err(|_| Error::NotFound { what: Item::LinkedAccount })?;
+        if self.permissions().contains(needed) { Ok(()) } else { Err(Error::PermissionDenied { needed }) }
     }
 
     /// Remembers a use; written to the directory now and then.

@@ -38,6 +38,9 @@ pub(crate) const MAX_KEY_BYTES: usize = 256;
 /// the most that is ever written between two flushes (see `sled/committer.rs`).
 pub(crate) const MAX_COMMIT_BYTES: usize = 128 * 1024;
 
+/// The most rows that one commit may remove: removing makes sled merge and rewrite pages, which counts against the same bound.
+pub(crate) const MAX_COMMIT_REMOVES: usize = 96;
+
 /// The most account trees in one shard: where `open_tree` stays cheap and META never leaves the log.
 pub(crate) const TREES_PER_SHARD: usize = 128;
 
@@ -166,6 +169,9 @@ impl Commit {
         }
         if total > MAX_COMMIT_BYTES {
             return too_large(total, MAX_COMMIT_BYTES);
+        }
+        if self.removes.len() > MAX_COMMIT_REMOVES {
+            return too_large(self.removes.len(), MAX_COMMIT_REMOVES);
         }
         let keys = self.puts.iter().map(|(key, _)| key).chain(&self.removes);
         match keys.map(Vec::len).find(|bytes| *bytes > MAX_KEY_BYTES) {

@@ -6,10 +6,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use anchorhold::{Account, Environment, Error, OpenError, PageRequest, SessionOptions};
+use anchorhold::testing::{ModelDisk, ModelTree};
+use anchorhold::{Account, Environment, Error, NewApiKey, OpenError, PageRequest, Permission, SessionOptions};
 
 use crate::common::{Host, api_key_connection, block_on, builder, customer, id, open, revealed, root_key_of, vault_path};
-use crate::tools::within;
+use crate::tools::{on_disk, within};
 
 /// Polls a future up to `times` times and lets it go; whether it had come to its end.
 fn poll_and_drop<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
@@ -360,5 +361,33 @@ fn first_key_is_given_once_per_environment() {
                 "after a restart"
             );
         }
+    });
+}
+
+#[test]
+fn damaged_account_can_be_deleted_and_its_id_used_again() {
+    block_on(async {
+        let disk = ModelDisk::new();
+        let vault = on_disk(&disk).open().await.unwrap();
+        let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+        let backend = vault.backend(&key).await.unwrap();
+        let (account, _) = customer(&backend, "acme", "secret").await;
+        let weak = backend.create_api_key(NewApiKey::new("weak").permissions([Permission::Connections])).await.unwrap().key;
+        vault.close().await.unwrap();
+        let tree = disk.trees().into_iter().find(|tree| matches!(tree, ModelTree::Account(..))).unwrap();
+        let (row, _) = disk.rows(tree).into_iter().find(|(key, _)| key[0] == b's').unwrap();
+        disk.remove_row(tree, &row);
+
+        let vault = on_disk(&disk).open().await.unwrap();
+        assert!(matches!(account.info().await, Err(Error::Closed)));
+        let damaged = vault.backend(&key).await.unwrap().account(&id("acme")).await.unwrap();
+        assert!(matches!(damaged.info().await, Err(Error::Corrupted(_))));
+        let refused = vault.backend(&weak).await.unwrap().account(&id("acme")).await.unwrap().delete().await;
+        assert!(matches!(refused, Err(Error::PermissionDenied { needed: Permission::Accounts })), "{refused:?}");
+        damaged.delete().await.unwrap();
+        let backend = vault.backend(&key).await.unwrap();
+        assert!(matches!(backend.account(&id("acme")).await, Err(Error::NotFound { .. })));
+        let (_, connection) = customer(&backend, "acme", "another secret").await;
+        assert_eq!(revealed(&connection).await.unwrap(), "another secret");
     });
 }

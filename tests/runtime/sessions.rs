@@ -133,3 +133,39 @@ fn revoked_token_stays_revoked_and_handles_of_it_stop_at_once() {
         assert!(matches!(vault.session(&one.token).await, Err(Error::InvalidToken)));
     });
 }
+
+#[test]
+fn any_number_of_revoked_tokens_can_be_forgotten() {
+    block_on(async {
+        let clock = new_clock();
+        let disk = ModelDisk::new();
+        let vault = on_disk(&disk).clock(clock.clone()).open().await.unwrap();
+        let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+        let (account, _) = customer(&vault.backend(&key).await.unwrap(), "acme", "secret").await;
+        let marks = || {
+            disk.trees().into_iter().flat_map(|tree| disk.rows(tree)).filter(|(key, _)| key.len() == 17 && key[0] == b'r').count()
+        };
+        let revoke = async |count: usize| {
+            for _ in 0..count {
+                let minted = account.mint_session_token(SessionOptions::new()).await.unwrap();
+                account.revoke_session_token(&minted.id).await.unwrap();
+            }
+        };
+        revoke(200).await;
+        assert_eq!(marks(), 200);
+        account.revoke_all_session_tokens().await.unwrap();
+        assert_eq!(marks(), 0, "the new epoch refuses those tokens by itself");
+
+        revoke(200).await;
+        account.rotate_key().await.unwrap();
+        assert_eq!(marks(), 0, "and so does the one of a new key");
+
+        revoke(200).await;
+        clock.advance(Duration::from_secs(25 * 60 * 60));
+        // They go some at a time, with the changes that come.
+        revoke(3).await;
+        assert!((3..30).contains(&marks()), "{}", marks());
+        revoke(1).await;
+        assert_eq!(marks(), 4);
+    });
+}

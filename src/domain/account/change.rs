@@ -17,6 +17,9 @@ use crate::domain::head::Digest;
 use crate::domain::{Key, Label};
 use crate::ids::{ConnectionId, SessionTokenId};
 
+/// The most marks of tokens that one change drops: an engine takes few removals in one commit.
+pub(crate) const MAX_FORGOTTEN: usize = 64;
+
 /// A finished change: what to write, and what the state becomes when it is durable.
 #[derive(Debug)]
 pub(crate) struct Change {
@@ -97,27 +100,25 @@ impl<'a> Draft<'a> {
         self.put(RecordKey::Connection(id), record)
     }
 
-    /// Marks a token as no longer good, and drops the marks of tokens that are expired by now.
+    /// Marks a token as no longer good, and drops some marks of tokens that are expired by now.
     pub(crate) fn spend(&mut self, id: SessionTokenId, token: SpentToken, now: Timestamp) -> Result<(), Error> {
-        let mut spent = self.spent.take().unwrap_or_else(|| (*self.state.spent).clone());
-        spent.retain(|old, token| {
-            let kept = token.until > now;
-            if !kept {
-                self.rows.insert(RecordKey::SpentToken(*old), None);
-            }
-            kept
-        });
-        spent.insert(id, token);
-        self.spent = Some(spent);
+        let expired: Vec<_> =
+            self.state.spent.iter().filter(|(_, token)| token.until <= now).map(|(id, _)| *id).take(MAX_FORGOTTEN).collect();
+        self.forget(&expired);
+        self.spent_mut().insert(id, token);
         self.put(RecordKey::SpentToken(id), &token)
     }
 
-    /// Forgets all marks: a new epoch refuses those tokens by itself.
-    pub(crate) fn forget_spent(&mut self) {
-        for id in self.state.spent.keys() {
+    /// Drops marks that say nothing any more, at most [`MAX_FORGOTTEN`] in one change.
+    pub(crate) fn forget(&mut self, tokens: &[SessionTokenId]) {
+        for id in tokens {
             self.rows.insert(RecordKey::SpentToken(*id), None);
+            self.spent_mut().remove(id);
         }
-        self.spent = Some(BTreeMap::new());
+    }
+
+    fn spent_mut(&mut self) -> &mut BTreeMap<SessionTokenId, SpentToken> {
+        self.spent.get_or_insert_with(|| (*self.state.spent).clone())
     }
 
     /// Adds entries to the audit, in order.

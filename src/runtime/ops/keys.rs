@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use crate::domain::account::change::MAX_FORGOTTEN;
 use crate::domain::account::keys::{AccountKeys, WrappedKeys};
 use crate::domain::account::records::RecordKey;
 use crate::domain::account::state::Damage;
@@ -116,7 +117,6 @@ async fn begin(account: &Account, turn: &Turn<'_>, actor: AuditActor) -> Result<
                 }
                 draft.facts_mut().key_version = info.key_version;
                 draft.put_info(&info)?;
-                draft.forget_spent();
                 draft.audit([entry]);
                 Ok(())
             },
@@ -141,9 +141,17 @@ pub(crate) async fn complete(account: &Account) -> Result<(), Error> {
         if done {
             return Ok(());
         }
-        let mut records = Vec::new();
+        let (mut records, mut marks) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         for key in &left {
+            // Marks of the epoch before: it refuses those tokens by itself.
+            if let RecordKey::SpentToken(id) = key {
+                if marks.len() == MAX_FORGOTTEN {
+                    break;
+                }
+                marks.push(*id);
+                continue;
+            }
             let Some(plain) = account.read(*key).await? else { continue };
             bytes += plain.len() + ROW_OVERHEAD;
             if bytes > STEP_BYTES && !records.is_empty() {
@@ -151,12 +159,13 @@ pub(crate) async fn complete(account: &Account) -> Result<(), Error> {
             }
             records.push((*key, plain));
         }
-        let last = records.len() == left.len();
+        let last = records.len() + marks.len() == left.len();
         account
             .change(&turn, |draft| {
                 for (key, plain) in &records {
                     draft.put_bytes(*key, plain);
                 }
+                draft.forget(&marks);
                 if last {
                     draft.facts_mut().wrapped.previous_account = None;
                     draft.remove(RecordKey::PreviousAccountKey);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::WrapPurpose;
+use crate::domain::account::change::MAX_FORGOTTEN;
 use crate::domain::account::records::{Spent, SpentToken};
 use crate::domain::account::state::Damage;
 use crate::domain::audit::{AuditAction, AuditActor};
@@ -112,12 +113,22 @@ impl Operation for RevokeAllSessions {
         account
             .change(&turn, |draft| {
                 draft.put_info(&info)?;
-                draft.forget_spent();
                 draft.audit([entry]);
                 Ok(())
             })
             .await?;
-        account.tell(EventKind::AllSessionsRevoked)
+        account.tell(EventKind::AllSessionsRevoked)?;
+        // The marks say nothing any more: the epoch refuses those tokens. If a crash leaves some, they go as they expire.
+        let marks: Vec<_> = account.with_state(|state| state.spent.keys().copied().collect())?;
+        for marks in marks.chunks(MAX_FORGOTTEN) {
+            account
+                .change(&turn, |draft| {
+                    draft.forget(marks);
+                    Ok(())
+                })
+                .await?;
+        }
+        Ok(())
     }
 }
 
