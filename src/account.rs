@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use crate::backend::{AuditReport, audit_page};
 use crate::connection::Connection;
-#[cfg(doc)]
-use crate::domain::Permission;
 use crate::domain::account::info::{AccountInfo, ConnectionInfo};
 use crate::domain::audit::AuditEntry;
 use crate::domain::claims::SessionOptions;
