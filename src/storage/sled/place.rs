@@ -35,7 +35,17 @@ pub(crate) struct SledPlace {
 }
 
 /// The lock on a vault's directory, let go of when dropped.
-pub(super) struct Lock(#[allow(dead_code, reason = "held, not used")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file would not do: a child process that another thread is just starting has it too, until its `exec`, and would
+    /// keep the lock for so long.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the lock on the vault's directory is let go of only as its file closes");
+        }
+    }
+}
 
 impl SledPlace {
     /// Takes a vault's directory, and makes it when it is not there.
@@ -129,4 +139,22 @@ fn is_known(name: &str) -> bool {
 
 fn has_data(root: &Path) -> bool {
     [DIRECTORY, DIRECTORY_ANCHOR, SHARDS].iter().any(|name| root.join(name).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_process_that_is_just_starting_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let acquire = || SledPlace::acquire(dir.path(), SledOptions::default());
+        let place = acquire().unwrap();
+        // What `fork` gives the child.
+        let inherited = place.lock.0.try_clone().unwrap();
+        assert!(matches!(acquire(), Err(StorageError::AlreadyOpen)));
+        drop(place);
+        acquire().unwrap();
+        drop(inherited);
+    }
 }
