@@ -14,6 +14,7 @@ pub(crate) mod grants;
 pub(crate) mod head;
 mod host;
 pub(crate) mod inject;
+pub(crate) mod oauth;
 mod origin;
 pub(crate) mod provider;
 pub(crate) mod session_token;
