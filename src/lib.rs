@@ -121,6 +121,7 @@ mod domain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod oauth;
 mod page;
 mod runtime;
 mod secret;

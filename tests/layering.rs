@@ -18,6 +18,7 @@ enum Layer {
     Hooks,
     Api,
     Runtime,
+    OAuth,
     Domain,
     Crypto,
     Storage,
@@ -36,6 +37,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("session", Layer::Api),
     ("page", Layer::Api),
     ("runtime", Layer::Runtime),
+    ("oauth", Layer::OAuth),
     ("domain", Layer::Domain),
     ("crypto", Layer::Crypto),
     ("storage", Layer::Storage),
@@ -48,11 +50,12 @@ const MODULES: &[(&str, Layer)] = &[
 
 impl Layer {
     fn may_import(self, other: Layer) -> bool {
-        use Layer::{Api, Base, Crypto, Domain, Hooks, Root, Runtime, Storage};
+        use Layer::{Api, Base, Crypto, Domain, Hooks, OAuth, Root, Runtime, Storage};
         match self {
             Root | Hooks => true,
-            Api => matches!(other, Api | Runtime | Domain | Base | Hooks),
-            Runtime => matches!(other, Runtime | Domain | Storage | Base),
+            Api => matches!(other, Api | Runtime | OAuth | Domain | Base | Hooks),
+            Runtime => matches!(other, Runtime | OAuth | Domain | Storage | Base),
+            OAuth => matches!(other, OAuth | Domain | Base),
             Domain => matches!(other, Domain | Crypto | Base),
             Crypto => matches!(other, Crypto | Base),
             Storage => matches!(other, Storage | Base),
@@ -115,6 +118,9 @@ fn a_violation_of_each_rule_is_caught() {
         ("runtime/actor.rs", "make!(crate::crypto::Keyring);", "runtime may not import crypto"),
         ("runtime/actor.rs", "use crate::testing::Hook;", "runtime may not import testing"),
         ("domain/a.rs", "fn f(x: crate::testing::ManualClock) {}", "domain may not import testing"),
+        ("oauth/http.rs", "use crate::runtime::Router;", "oauth may not import runtime"),
+        ("oauth/http.rs", "use crate::storage::Storage;", "oauth may not import storage"),
+        ("domain/oauth/settings.rs", "use crate::oauth::http::HttpClient;", "domain may not import oauth"),
         ("ids.rs", "use crate::clock::Timestamp;", "ids may not import clock"),
         ("storage/mod.rs", "pub use sled;", "names sled"),
         ("storage/mod.rs", "extern crate sled as s;", "names sled"),
@@ -159,6 +165,8 @@ fn what_is_allowed_is_not_caught() {
             "use crate::runtime::Router; use crate::page::Page; use crate::testing::ModelDisk; fn f(sled: u8) -> u8 { sled }",
         ),
         ("lib.rs", "mod storage; pub use crate::storage::X;"),
+        ("oauth/http.rs", "use crate::domain::oauth::failure::TokenFailure; use crate::clock::Timestamp;"),
+        ("runtime/refresh.rs", "use crate::oauth::http::HttpClient;"),
         ("codec.rs", "use bincode::config;"),
         ("crypto/keyring.rs", "fn f(x: &str) -> impl Iterator + use<'_> { let sled = orion(1); sled }"),
     ];
