@@ -1,9 +1,11 @@
 //! The parts by themselves: `cargo bench --bench parts`. Each group that has a rival measures it beside.
+#![allow(unsafe_code, reason = "allocators are called through their unsafe trait")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 
 use anchorhold::{Account, Backend, Connection, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey};
-use anchorhold::{RootKey, SessionOptions, Vault, fuzzing};
+use anchorhold::{RootKey, SessionOptions, Vault, ZeroizingAllocator, fuzzing};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orion::hazardous::aead::xchacha20poly1305::{Nonce, SecretKey, XChaCha20Poly1305};
 
@@ -120,5 +122,36 @@ fn cold(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, envelope, tokens, credentials, cold);
+/// A block that is taken, written to and given back, and one that grows, with the system's allocator alone and with the wiping one.
+fn allocator(criterion: &mut Criterion) {
+    fn cycle(allocator: &impl GlobalAlloc, layout: Layout) {
+        // SAFETY: the layout has a size; the block is written within it and given back once.
+        unsafe {
+            let block = allocator.alloc(layout);
+            black_box(block).write_bytes(7, layout.size());
+            allocator.dealloc(block, layout);
+        }
+    }
+    fn grow(allocator: &impl GlobalAlloc, layout: Layout) {
+        let double = Layout::from_size_align(2 * layout.size(), layout.align()).expect("a layout");
+        // SAFETY: as above; after the `realloc` the block has the doubled layout.
+        unsafe {
+            let block = allocator.alloc(layout);
+            black_box(block).write_bytes(7, layout.size());
+            let block = allocator.realloc(block, layout, double.size());
+            allocator.dealloc(black_box(block), double);
+        }
+    }
+    let mut group = criterion.benchmark_group("allocator");
+    for size in [64, 1024, 16 * 1024, 256 * 1024] {
+        let layout = Layout::from_size_align(size, 16).expect("a layout");
+        let wiping = ZeroizingAllocator::new();
+        group.bench_function(BenchmarkId::new("system", size), |bencher| bencher.iter(|| cycle(&System, layout)));
+        group.bench_function(BenchmarkId::new("wiping", size), |bencher| bencher.iter(|| cycle(&wiping, layout)));
+        group.bench_function(BenchmarkId::new("system, grows", size), |bencher| bencher.iter(|| grow(&System, layout)));
+        group.bench_function(BenchmarkId::new("wiping, grows", size), |bencher| bencher.iter(|| grow(&wiping, layout)));
+    }
+}
+
+criterion_group!(benches, allocator, envelope, tokens, credentials, cold);
 criterion_main!(benches);

@@ -84,6 +84,7 @@
 //! | API keys | [`NewApiKey`], [`Permission`], [`ApiKeyInfo`] |
 //! | who did what | [`AuditEntry`], [`AuditReport`], [`AuditPolicy`], [`Events`] |
 //! | listings | [`PageRequest`], [`Page`] |
+//! | copies that other code makes of a secret | [`ZeroizingAllocator`] |
 //!
 //! # Errors
 //!
@@ -111,6 +112,7 @@
 )]
 
 mod account;
+mod allocator;
 mod backend;
 mod clock;
 mod codec;
@@ -134,6 +136,7 @@ mod vault;
 mod vectors;
 
 pub use account::{Account, NewConnection};
+pub use allocator::ZeroizingAllocator;
 pub use backend::{AuditReport, Backend};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use connection::Connection;

@@ -1,4 +1,5 @@
-//! Memory for the keys that live as long as a vault is open. The only file with `unsafe` code.
+//! Memory for the keys that live as long as a vault is open. One of two files with `unsafe` code; `allocator.rs` is the
+//! other.
 //!
 //! In order of preference:
 //! 1. `memfd_secret` pages: taken out of the kernel's own map, so that no `/proc/self/mem`, core dump, swap or other process

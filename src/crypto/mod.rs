@@ -1,4 +1,4 @@
-//! Keys and sealing. The only place that names orion; `unsafe` is in `locked.rs` alone.
+//! Keys and sealing. The only place that names orion; of its files, `unsafe` is in `locked.rs` alone.
 //!
 //! Keys form a tree. A root key wraps the account keys and seals the vault key; from the vault key come the subkeys of the
 //! directory, from an account key those of the account. Each step down is one call of [`mod@derive`], each sealed value an
