@@ -4,3 +4,4 @@
 
 pub(crate) mod failure;
 pub(crate) mod profile;
+pub(crate) mod refresh;
