@@ -85,6 +85,7 @@
 //! | who did what | [`AuditEntry`], [`AuditReport`], [`AuditPolicy`], [`Events`] |
 //! | listings | [`PageRequest`], [`Page`] |
 //! | copies that other code makes of a secret | [`ZeroizingAllocator`] |
+//! | the network | [`HttpClient`] |
 //!
 //! # Errors
 //!
@@ -97,6 +98,7 @@
 //!
 //! | feature | |
 //! |---|---|
+//! | `reqwest` | on by default; the HTTP client that is used when the host gives none |
 //! | `testing` | off by default; for tests, never for production: a disk in memory with faults on demand, a clock that is set by hand (`testing`) |
 //!
 //! # Further reading
@@ -151,6 +153,7 @@ pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,
 };
+pub use oauth::http::{HttpClient, HttpError, HttpFuture, HttpLimits, RequestBody, ResponseBody};
 pub use page::{Page, PageRequest};
 pub use runtime::core::AuditPolicy;
 pub use runtime::events::{ApiKeyEventKind, Event, EventKind, Events};
