@@ -203,7 +203,14 @@ def records():
     yield "api key", encoded(run(0x10, 12), varint(0), text("ci"), run(0x40, 32), bytes([0b100001]), some(varint(1) + locator()),
                              varint(NOW), NONE, some(varint(NOW)), NONE, NONE)
     yield "provider", encoded(text("crm"), varint(1), text("api.example.com"), some(varint(0) + text("x-key") + text("")),
-                              some(text("token")), FALSE)
+                              some(text("token")), FALSE, NONE)
+    profile = (FALSE + varint(30_000) + some(varint(60_000)) + some(varint(3_600_000)) + some(varint(10) + varint(600_000)) + varint(64)
+               + varint(1) + text("BAD") + varint(2))
+    oauth = (text("https://example.com/token") + some(text("https://example.com/authorize")) + NONE + some(text("https://example.com"))
+             + TRUE + varint(1) + varint(2) + text("a") + text("b") + b"," + varint(1) + text("prompt") + text("consent") + varint(0)
+             + some(text("instance_url")) + profile)
+    yield "oauth", encoded(text("crm"), varint(0), NONE, NONE, FALSE, some(oauth))
+    yield "oauth client", b"\1" + struct.pack("<H", 3) + b"abc" + b"xyz"
 
 
 VARIANTS = {
@@ -212,6 +219,8 @@ VARIANTS = {
     "ConnectionStatus": "Active Failed",
     "Spent": "Revoked UsedUp",
     "Injection": "Header Query Basic Bearer",
+    "ClientAuth": "Basic Post None",
+    "FailureClass": "Transient ClientMisconfigured Revoked",
     "AuditActor": "ApiKey Session Unknown Host Vault",
     "AuditAction": "AccountCreated MetadataChanged AccountDisabled AccountEnabled AccountKeyRotated KeysRewrapped ConnectionAdded "
                    "CredentialReplaced ConnectionRelabelled ConnectionFailed ConnectionRemoved CredentialUsed SecretRevealed "

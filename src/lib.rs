@@ -80,6 +80,7 @@
 //! | opening and closing, root keys, backups | [`Vault`], [`VaultBuilder`], [`KeyProvider`], [`VaultHead`] |
 //! | what goes in and how it comes out | [`Credential`], [`OAuth2Tokens`], [`Revealed`], [`ConnectionInfo`] |
 //! | where credentials may go | [`ProviderSettings`], [`Injection`], [`AuthorizeError`] |
+//! | OAuth providers | [`OAuthSettings`], [`OAuthClient`], [`ClientAuth`], [`RefreshProfile`] |
 //! | browsers | [`SessionOptions`], [`MintedToken`], [`Session`] |
 //! | API keys | [`NewApiKey`], [`Permission`], [`ApiKeyInfo`] |
 //! | who did what | [`AuditEntry`], [`AuditReport`], [`AuditPolicy`], [`Events`] |
@@ -143,10 +144,11 @@ pub use backend::{AuditReport, Backend};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use connection::Connection;
 pub use domain::{
-    AccountInfo, AccountStatus, ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, ConnectionInfo,
-    ConnectionStatus, CreatedApiKey, Credential, CredentialKind, Damaged, DenialReason, Error, Grant, Grants, Injection,
-    InvalidApiKeyOptions, InvalidCredential, InvalidProvider, InvalidSessionOptions, Item, NewApiKey, OAuth2Tokens, OpenError,
-    Permission, Permissions, ProviderSettings, Revealed, SessionOptions, VaultPart,
+    AccountInfo, AccountStatus, ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, ClientAuth,
+    ConnectionInfo, ConnectionStatus, CreatedApiKey, Credential, CredentialKind, Damaged, DenialReason, Error, FailureClass,
+    Grant, Grants, Injection, InvalidApiKeyOptions, InvalidCredential, InvalidOAuth, InvalidProvider, InvalidSessionOptions,
+    Item, NewApiKey, OAuth2Tokens, OAuthClient, OAuthSettings, OpenError, Permission, Permissions, ProviderSettings,
+    RefreshProfile, RefreshRate, Revealed, SessionOptions, VaultPart,
 };
 pub use domain::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 pub use ids::{

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::account::keys::AccountKeys;
@@ -15,6 +16,9 @@ use super::denial::DenialReason;
 use super::directory::{AccountRow, BucketHeadRow, EnvironmentRow, HandleRow, RowName, TombstoneRow};
 use super::grants::{Permission, Permissions};
 use super::head::Digest;
+use super::oauth::client::OAuthClient;
+use super::oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
+use super::oauth::settings::{ClientAuth, OAuthSettings};
 use super::provider::{Injection, ProviderSettings};
 use super::{Key, Keyring, Label, RawKey};
 use crate::clock::Timestamp;
@@ -166,6 +170,27 @@ fn documented_records_read_back() {
     assert_eq!(ProviderSettings::decode(&vector.bytes("provider")), Some(provider));
 }
 
+#[test]
+fn documented_oauth_settings_read_back() {
+    let vector = Vector::of(PAGE, "records");
+    let rate = RefreshRate { requests: 10, per: Duration::from_secs(600) };
+    let profile = RefreshProfile::new().with_rotation(false).with_grace(Duration::from_secs(30)).unwrap();
+    let profile = profile.with_margin(Duration::from_secs(60)).unwrap().with_keep_alive(Duration::from_secs(3600)).unwrap();
+    let profile = profile.with_rate(rate).unwrap().with_error("BAD", FailureClass::Revoked).unwrap();
+    let oauth = OAuthSettings::new("https://example.com/token").unwrap().with_client_auth(ClientAuth::Post);
+    let oauth = oauth.with_authorization_endpoint("https://example.com/authorize").unwrap();
+    let oauth = oauth.with_issuer("https://example.com").unwrap().require_iss().unwrap();
+    let oauth = oauth.with_scopes(["a", "b"]).unwrap().with_scope_separator(',').unwrap();
+    let oauth = oauth.with_authorization_parameter("prompt", "consent").unwrap().with_api_host_from("instance_url").unwrap();
+    let settings = ProviderSettings::new(ProviderName::new("crm").unwrap()).oauth(oauth.with_refresh_profile(profile));
+    assert_eq!(ProviderSettings::decode(&vector.bytes("oauth")), Some(settings.clone()));
+    assert_eq!(settings.encode().unwrap(), vector.bytes("oauth"));
+
+    let client = OAuthClient::decode(&vector.bytes("oauth client")).unwrap();
+    assert_eq!((client.id(), client.secret().map(ExposeSecret::expose_secret)), ("abc", Some("xyz")));
+    assert_eq!(client.encode().expose(), vector.bytes("oauth client"));
+}
+
 /// The number that each variant is written as, and its name.
 fn numbered<T: Serialize + Debug>(variants: &[T]) -> Vec<String> {
     let name = |variant: &T| format!("{variant:?}").split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned();
@@ -239,6 +264,19 @@ fn documented_variants_have_their_numbers() {
         DenialReason::TargetNotAllowed,
     ];
     assert_eq!(documented("DenialReason"), numbered(&reasons));
+    assert_eq!(
+        documented("FailureClass"),
+        numbered(&[FailureClass::Transient, FailureClass::ClientMisconfigured, FailureClass::Revoked])
+    );
+    for (number, (method, name)) in
+        [ClientAuth::Basic, ClientAuth::Post, ClientAuth::None].into_iter().zip(documented("ClientAuth")).enumerate()
+    {
+        assert_eq!(format!("{method:?}"), name);
+        let oauth = OAuthSettings::new("https://a.test").unwrap().with_client_auth(method);
+        let settings = ProviderSettings::new(ProviderName::new("p").unwrap()).oauth(oauth);
+        // Version, name, five fields before the settings, a token endpoint, four fields that are nothing.
+        assert_eq!(settings.encode().unwrap()[3 + 5 + 15 + 4], number as u8);
+    }
     let header = Injection::Header { name: http::HeaderName::from_static("x"), prefix: String::new() };
     let injections = [header, Injection::Query { name: "q".into() }, Injection::Basic, Injection::Bearer];
     for (number, (injection, name)) in injections.into_iter().zip(documented("Injection")).enumerate() {

@@ -29,6 +29,10 @@ pub use denial::DenialReason;
 pub use error::{Damaged, Error, Item, OpenError, VaultPart};
 pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
+pub use oauth::client::OAuthClient;
+pub use oauth::invalid::InvalidOAuth;
+pub use oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
+pub use oauth::settings::{ClientAuth, OAuthSettings};
 pub use provider::{Injection, InvalidProvider, ProviderSettings};
 
 // What the layers above need of the cryptography, which they don't name themselves.

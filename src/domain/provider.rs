@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::is_field_name;
 use super::host::{AllowedHost, Target};
+use super::oauth::settings::OAuthSettings;
+use super::oauth::stored::StoredOAuth;
 use crate::codec;
 use crate::ids::ProviderName;
 
@@ -101,6 +103,7 @@ pub struct ProviderSettings {
     injection: Option<Injection>,
     field: Option<String>,
     http_loopback: bool,
+    oauth: Option<OAuthSettings>,
 }
 
 impl ProviderSettings {
@@ -108,7 +111,7 @@ impl ProviderSettings {
     /// [`injection`](Self::injection).
     #[must_use]
     pub const fn new(name: ProviderName) -> Self {
-        Self { name, hosts: Vec::new(), injection: None, field: None, http_loopback: false }
+        Self { name, hosts: Vec::new(), injection: None, field: None, http_loopback: false, oauth: None }
     }
 
     /// Allows one more host: `api.example.com`, or `*.example.com` for one label or more below it (not itself), either with
@@ -167,6 +170,13 @@ impl ProviderSettings {
         self
     }
 
+    /// Says how connections to it are made and kept fresh with OAuth, in place of what was said before.
+    #[must_use]
+    pub fn oauth(mut self, oauth: OAuthSettings) -> Self {
+        self.oauth = Some(oauth);
+        self
+    }
+
     /// The provider's name.
     #[must_use]
     pub const fn name(&self) -> &ProviderName {
@@ -190,6 +200,12 @@ impl ProviderSettings {
         self.field.as_deref()
     }
 
+    /// How OAuth goes there, if that was said.
+    #[must_use]
+    pub const fn oauth_settings(&self) -> Option<&OAuthSettings> {
+        self.oauth.as_ref()
+    }
+
     /// Whether a request to `target` may carry a credential.
     pub(crate) fn allows(&self, target: &Target) -> bool {
         (target.https || self.http_loopback && target.host.is_loopback()) && self.hosts.iter().any(|host| host.allows(target))
@@ -208,6 +224,7 @@ impl ProviderSettings {
             }),
             field: self.field.clone(),
             http_loopback: self.http_loopback,
+            oauth: self.oauth.as_ref().map(StoredOAuth::of),
         })
     }
 
@@ -232,6 +249,9 @@ impl ProviderSettings {
             settings = settings.inject_field(field).ok()?;
         }
         settings.http_loopback = stored.http_loopback;
+        if let Some(oauth) = stored.oauth {
+            settings = settings.oauth(oauth.settings()?);
+        }
         Some(settings)
     }
 }
@@ -244,6 +264,7 @@ struct Stored {
     injection: Option<StoredInjection>,
     field: Option<String>,
     http_loopback: bool,
+    oauth: Option<StoredOAuth>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,6 +2,12 @@
 
 #![allow(dead_code, reason = "what uses it follows with the token endpoint's client")]
 
+pub(crate) mod client;
 pub(crate) mod failure;
+pub(crate) mod invalid;
 pub(crate) mod profile;
 pub(crate) mod refresh;
+pub(crate) mod settings;
+#[cfg(test)]
+mod settings_tests;
+pub(crate) mod stored;
