@@ -28,7 +28,7 @@ pub(crate) const MAX_CREDENTIAL_BYTES: usize = 64 * 1024;
 
 const MAX_FIELDS: usize = 32;
 const MAX_FIELD_NAME_BYTES: usize = 64;
-pub(super) const MAX_SCOPES: usize = 64;
+pub(crate) const MAX_SCOPES: usize = 64;
 const MAX_SCOPE_BYTES: usize = 256;
 
 const API_KEY: &str = "api_key";
@@ -496,7 +496,7 @@ fn check_value(kind: CredentialKind, name: &str, value: &str) -> Result<(), Inva
 }
 
 /// `scope-token` of RFC 6749 section 3.3.
-pub(super) fn is_scope(scope: &str) -> bool {
+pub(crate) fn is_scope(scope: &str) -> bool {
     (1..=MAX_SCOPE_BYTES).contains(&scope.len()) && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 

@@ -4,3 +4,4 @@
 
 mod body;
 pub(crate) mod http;
+pub(crate) mod token_endpoint;
