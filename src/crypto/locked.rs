@@ -1,5 +1,5 @@
-//! Memory for the keys that live as long as a vault is open. One of two files with `unsafe` code; `allocator.rs` is the
-//! other.
+//! Memory for the keys that live as long as a vault is open. `tests/layering.rs` lists the files
+//! that may hold `unsafe` code; this is one.
 //!
 //! In order of preference:
 //! 1. `memfd_secret` pages: taken out of the kernel's own map, so that no `/proc/self/mem`, core dump, swap or other process

@@ -1,4 +1,5 @@
-//! Keys and sealing. The only place that names orion; of its files, `unsafe` is in `locked.rs` alone.
+//! Keys and sealing. The only place that names orion; of its files, `locked.rs`, `environ.rs` and `registers.rs` hold
+//! `unsafe`.
 //!
 //! Keys form a tree. A root key wraps the account keys and seals the vault key; from the vault key come the subkeys of the
 //! directory, from an account key those of the account. Each step down is one call of [`mod@derive`], each sealed value an
@@ -7,6 +8,8 @@
 mod aead;
 pub(crate) mod derive;
 pub(crate) mod envelope;
+#[cfg(unix)]
+mod environ;
 #[cfg(test)]
 mod format_tests;
 pub(crate) mod header;
@@ -14,6 +17,7 @@ pub(crate) mod key;
 pub(crate) mod keyring;
 mod locked;
 pub(crate) mod providers;
+mod registers;
 pub(crate) mod rng;
 pub(crate) mod wipe;
 

@@ -5,6 +5,8 @@
 
 use zeroize::zeroize_stack;
 
+use super::registers;
+
 /// How much stack one call into a primitive may use, with room to spare: the scan in `scan.rs` still finds keys when 1.5 KiB are
 /// wiped (3 KiB without optimisation), and none from 2 KiB (4 KiB) on. Wiping 4 KiB takes 40 ns.
 pub(crate) const PRIMITIVE_STACK: usize = if cfg!(debug_assertions) { 16 * 1024 } else { 4 * 1024 };
@@ -15,7 +17,8 @@ pub(crate) const PRIMITIVE_STACK: usize = if cfg!(debug_assertions) { 16 * 1024 
 /// # Security
 /// - `BYTES` must cover what `work` uses; deeper frames stay as they are.
 /// - A secret must leave through a heap buffer that `work` was given, never inline in `R`.
-/// - Registers are not cleared; they are reused within nanoseconds.
+/// - Vector registers are cleared too: a thread that goes to sleep keeps them, and a core dump shows them. General ones are not;
+///   they are reused within nanoseconds.
 pub(crate) fn wiping_stack<const BYTES: usize, R>(work: impl FnOnce() -> R) -> R {
     let _wiper = Wiper::<BYTES>;
     own_frame(work)
@@ -35,6 +38,7 @@ impl<const BYTES: usize> Drop for Wiper<BYTES> {
     #[allow(clippy::inline_always, reason = "an additional frame would shift the wiped range")]
     fn drop(&mut self) {
         zeroize_stack::<BYTES>();
+        registers::clear();
     }
 }
 

@@ -18,7 +18,8 @@ use super::denial::DenialReason;
 pub(crate) use super::grants::Permissions;
 use super::random;
 use crate::clock::Timestamp;
-use crate::crypto::{rng, wipe};
+use crate::crypto::rng;
+use crate::crypto::wipe::{self, PRIMITIVE_STACK, wiping_stack};
 use crate::ids::{ApiKeyId, Environment, InvalidId, LinkedAccountId, check_text};
 use crate::secret::{ApiKey, SecretBytes};
 
@@ -56,7 +57,16 @@ impl ApiKeyParts {
     /// # Security
     /// Base64 is decoded without branches or look-ups that depend on the text; what the checksum says is no secret.
     pub(crate) fn parse(key: &ApiKey) -> Result<Self, MalformedKey> {
-        let text = key.expose_secret();
+        // Decoding and checksum leave pieces of the secret on the stack.
+        wiping_stack::<PRIMITIVE_STACK, _>(|| Self::read(key.expose_secret()))
+    }
+
+    /// The text to show once.
+    pub(crate) fn text(&self) -> ApiKey {
+        wiping_stack::<PRIMITIVE_STACK, _>(|| self.write())
+    }
+
+    fn read(text: &str) -> Result<Self, MalformedKey> {
         if text.len() != TEXT_BYTES {
             return Err(MalformedKey);
         }
@@ -73,8 +83,7 @@ impl ApiKeyParts {
         Ok(Self { environment, id: ApiKeyId::from_bytes(*id), secret: SecretBytes::concat(&[secret]) })
     }
 
-    /// The text to show once.
-    pub(crate) fn text(&self) -> ApiKey {
+    fn write(&self) -> ApiKey {
         let secret = self.secret.expose();
         let raw = SecretBytes::concat(&[self.id.as_bytes(), secret, &checksum(self.environment, self.id.as_bytes(), secret)]);
         let mut text = SecretBytes::concat(&[prefix(self.environment).as_bytes(), &[0; TEXT_BYTES - PREFIX_BYTES]]);

@@ -15,7 +15,7 @@ pub use key_file::KeyFile;
 pub use passphrase::Passphrase;
 pub use raw_key::RawKey;
 #[cfg(all(test, target_os = "linux"))]
-pub(super) use text::to_hex as hex_digits;
+pub(super) use text::{from_hex as key_of_digits, to_hex as hex_digits};
 
 use crate::secret::RootKey;
 
@@ -132,6 +132,12 @@ pub enum RootKeyError {
     /// The environment variable is not set.
     #[error("the environment variable {name} is not set: set it to the root key, 64 hexadecimal digits")]
     NotSet {
+        /// The variable.
+        name: String,
+    },
+    /// Another provider has read the environment variable before, and its value is overwritten.
+    #[error("the environment variable {name} was read before and is overwritten: keep a clone of the provider that read it")]
+    AlreadyRead {
         /// The variable.
         name: String,
     },

@@ -13,7 +13,7 @@ pub(in crate::crypto) const HEX_DIGITS: usize = 64;
 pub(super) const BASE64_CHARS: usize = 43;
 
 /// A key from exactly 64 hexadecimal digits of either case.
-pub(super) fn from_hex(text: &[u8]) -> Option<RootKey> {
+pub(in crate::crypto) fn from_hex(text: &[u8]) -> Option<RootKey> {
     if text.len() != HEX_DIGITS {
         return None;
     }
