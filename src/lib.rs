@@ -155,6 +155,7 @@ pub use ids::{
     AccountHandle, ApiKeyId, ConnectionId, Environment, InvalidId, LinkedAccountId, ProviderName, SessionTokenId, ShardId,
     VaultId,
 };
+pub use oauth::catalog::{CatalogEntry, CatalogError, catalog};
 pub use oauth::http::{HttpClient, HttpError, HttpFuture, HttpLimits, RequestBody, ResponseBody};
 pub use page::{Page, PageRequest};
 pub use runtime::core::AuditPolicy;

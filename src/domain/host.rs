@@ -161,7 +161,8 @@ fn split_authority(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-fn is_label(label: &str) -> bool {
+/// One label of a host name (RFC 1123 section 2.1).
+pub(crate) fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && !label.starts_with('-')

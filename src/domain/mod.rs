@@ -12,7 +12,7 @@ pub(crate) mod error;
 mod format_tests;
 pub(crate) mod grants;
 pub(crate) mod head;
-mod host;
+pub(crate) mod host;
 pub(crate) mod inject;
 pub(crate) mod oauth;
 mod origin;

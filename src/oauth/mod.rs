@@ -3,5 +3,9 @@
 #![allow(dead_code, reason = "what uses it follows with the runtime's connect flow and refresher")]
 
 mod body;
+pub(crate) mod catalog;
+mod catalog_file;
+#[cfg(test)]
+mod catalog_tests;
 pub(crate) mod http;
 pub(crate) mod token_endpoint;
