@@ -156,6 +156,7 @@ pub use ids::{
     VaultId,
 };
 pub use oauth::catalog::{CatalogEntry, CatalogError, catalog};
+pub use oauth::discovery::{Discovered, DiscoveryError, discover};
 pub use oauth::http::{HttpClient, HttpError, HttpFuture, HttpLimits, RequestBody, ResponseBody};
 pub use page::{Page, PageRequest};
 pub use runtime::core::AuditPolicy;

@@ -44,6 +44,8 @@ pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError,
 pub(crate) use crate::crypto::wipe::wiping_stack;
 pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 
+pub(crate) use credential::is_scope;
+
 use crate::crypto::rng;
 use crate::ids::{AccountHandle, ConnectionId};
 

@@ -7,5 +7,8 @@ pub(crate) mod catalog;
 mod catalog_file;
 #[cfg(test)]
 mod catalog_tests;
+pub(crate) mod discovery;
+#[cfg(test)]
+mod discovery_tests;
 pub(crate) mod http;
 pub(crate) mod token_endpoint;
