@@ -158,6 +158,8 @@ pub use ids::{
 pub use oauth::catalog::{CatalogEntry, CatalogError, catalog};
 pub use oauth::discovery::{Discovered, DiscoveryError, discover};
 pub use oauth::http::{HttpClient, HttpError, HttpFuture, HttpLimits, RequestBody, ResponseBody};
+#[cfg(feature = "reqwest")]
+pub use oauth::reqwest_client::{InvalidCertificates, ReqwestClient, ReqwestClientBuilder};
 pub use page::{Page, PageRequest};
 pub use runtime::core::AuditPolicy;
 pub use runtime::events::{ApiKeyEventKind, Event, EventKind, Events};

@@ -11,4 +11,6 @@ pub(crate) mod discovery;
 #[cfg(test)]
 mod discovery_tests;
 pub(crate) mod http;
+#[cfg(feature = "reqwest")]
+pub(crate) mod reqwest_client;
 pub(crate) mod token_endpoint;
