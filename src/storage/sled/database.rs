@@ -182,7 +182,13 @@ impl Database {
 
     /// Makes everything that was flushed durable.
     pub(super) fn sync(&self) -> Result<(), Failure> {
-        self.log.sync_data().map_err(Failure::Io)
+        self.log.sync_data().map_err(Failure::Io)?;
+        // A file that was removed takes writes and syncs like any other, and nothing of them is there afterwards.
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&self.log.metadata()?) == 0 {
+            return Err(Failure::Io(io::Error::other("the database was removed from its directory")));
+        }
+        Ok(())
     }
 
     /// Every entry of one tree as it lies in sled, for copying it and for comparing a copy.
