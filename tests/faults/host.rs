@@ -135,7 +135,7 @@ impl Host {
         for (name, text) in &self.acknowledged {
             let found = seen.get(name).unwrap_or_else(|| panic!("{what}: {name} is lost"));
             let in_doubt = self.in_doubt.get(name).is_some_and(|texts| texts.contains(found));
-            assert!(found == text || in_doubt, "{what}: {name} has {:.40?}, acknowledged was {text:.40?}", found);
+            assert!(found == text || in_doubt, "{what}: {name} has {found:.40?}, acknowledged was {text:.40?}");
         }
         for name in seen.keys() {
             assert!(self.acknowledged.contains_key(name) || self.in_doubt.contains_key(name), "{what}: nobody made {name}");
