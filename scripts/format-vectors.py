@@ -196,7 +196,14 @@ def records():
     """One of each record whose content is not secret and that is not among the rows above."""
     chain_ends = varint(1) + bytes(32) + varint(1) + bytes(32) + varint(0)
     yield "connection", encoded(text("github"), text("main"), varint(2), varint(NOW), varint(NOW), NONE, some(varint(NOW + 3600_000)),
-                                varint(1), text("repo"), varint(0))
+                                varint(1), text("repo"), varint(1), text("repo"), FALSE, FALSE)
+    intent = varint(3) + varint(2) + varint(NOW) + varint(0)
+    failure = varint(0) + varint(3) + text("slow_down")
+    yield "refresh", encoded(varint(1), varint(3), varint(NOW), some(varint(NOW + 3600_000)), FALSE, some(varint(NOW)), some(intent),
+                             NONE, varint(1), some(varint(NOW)), some(failure), some(varint(NOW)), some(varint(1)),
+                             some(varint(NOW)))
+    yield "due", encoded(varint(300))
+    yield "wheel", encoded(varint(300))
     yield "spent token", encoded(varint(1), varint(NOW))
     yield "tombstone", encoded(varint(1), varint(300))
     yield "environment", encoded(TRUE, chain_ends)
@@ -216,7 +223,9 @@ def records():
 VARIANTS = {
     "Environment": "Test Production",
     "CredentialKind": "ApiKey Basic OAuth2 Custom",
-    "ConnectionStatus": "Active Failed",
+    "Renewal": "None RefreshToken ClientCredentials",
+    "ReauthReason": "Revoked InDoubt Expired Reported",
+    "RefreshFailure": "Unreachable TimedOut BadAnswer Refused",
     "Spent": "Revoked UsedUp",
     "Injection": "Header Query Basic Bearer",
     "ClientAuth": "Basic Post None",
@@ -225,7 +234,9 @@ VARIANTS = {
     "AuditAction": "AccountCreated MetadataChanged AccountDisabled AccountEnabled AccountKeyRotated KeysRewrapped ConnectionAdded "
                    "CredentialReplaced ConnectionRelabelled ConnectionFailed ConnectionRemoved CredentialUsed SecretRevealed "
                    "SessionMinted SessionRevoked SessionUsedUp AllSessionsRevoked Pruned Denied AccountDeleted ApiKeyCreated "
-                   "ApiKeyRotated ApiKeyRevoked ProviderSet ProviderRemoved",
+                   "ApiKeyRotated ApiKeyRevoked ProviderSet ProviderRemoved "
+                   "ConnectBegun ConnectFailed TokensRefreshed RefreshFailed ReauthRequired ProviderRevocation ConnectionDisabled "
+                   "ConnectionEnabled OAuthClientSet",
     "DenialReason": "Forged Expired NotYetValid Revoked OldEpoch AlreadyUsed AccountDisabled OriginNotAllowed NotGranted "
                     "PermissionMissing AccountNotListed TargetNotAllowed",
 }

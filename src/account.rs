@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use crate::backend::{AuditReport, audit_page};
 use crate::connection::Connection;
 use crate::domain::account::info::{AccountInfo, ConnectionInfo};
 use crate::domain::audit::AuditEntry;
 use crate::domain::claims::SessionOptions;
-use crate::domain::{Credential, Error, Permission};
+use crate::domain::{AuthorizationRequest, ConnectCallback, ConnectRequest, Credential, Error, Permission};
 use crate::ids::{ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
 use crate::page::{Page, PageRequest};
 use crate::runtime::actor::Operation;
@@ -17,6 +19,7 @@ use crate::runtime::core::Core;
 use crate::runtime::key_table::KeyEntry;
 use crate::runtime::lifecycle::Located;
 use crate::runtime::ops::audit::{ReadAudit, VerifyAudit};
+use crate::runtime::ops::connect::{BeginConnect, CompleteConnect, ConnectClient, ImportRefreshToken};
 use crate::runtime::ops::connections::{AddConnection, ListConnections};
 use crate::runtime::ops::info::{Delete, ReadInfo, SetDisabled, SetMetadata};
 use crate::runtime::ops::keys::RotateAccountKey;
@@ -133,6 +136,71 @@ impl Account {
     pub async fn add_connection(&self, connection: NewConnection) -> Result<Connection, Error> {
         let NewConnection { provider, label, credential } = connection;
         let id = self.ask(AddConnection { provider, label, credential }).await?;
+        Ok(Connection::new(self.clone(), id))
+    }
+
+    /// Begins to connect a provider: the answer says where to send the customer's browser. The provider sends it back to the request's
+    /// redirect URI within 10 minutes; [`complete_connect`](Self::complete_connect) ends the flow. Authorization code with PKCE
+    /// S256 (RFC 6749 section 4.1, RFC 7636). Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the provider has no settings in this environment, [`Error::NotConfigured`] when they have no OAuth
+    /// part or no client is set, [`Error::Connect`], [`Error::AccountDisabled`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use anchorhold::{Account, ConnectCallback, ConnectRequest, ConnectionId, ProviderName};
+    /// # async fn example(account: &Account, query_of_the_callback: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = ConnectRequest::new(ProviderName::new("github")?, "https://app.example.com/oauth/callback")?;
+    /// let redirect_to = account.begin_connect(request).await?.url;
+    /// // … the customer's browser goes there and comes back with a query
+    /// let connection = account.complete_connect(ConnectCallback::from_query(query_of_the_callback)?).await?;
+    /// let response = connection.send(http::Request::get("https://api.github.com/user").body("")?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_connect(&self, request: ConnectRequest) -> Result<AuthorizationRequest, Error> {
+        self.ask(BeginConnect(Box::new(request))).await.map(|request| *request)
+    }
+
+    /// Ends a connect flow that [`begin_connect`](Self::begin_connect) began for this account, with whatever API key: exchanges the
+    /// code for tokens and stores them, durable when this returns. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; nothing is stored then, and a connection that was to be renewed is as it was. A state works once.
+    pub async fn complete_connect(&self, callback: ConnectCallback) -> Result<Connection, Error> {
+        let id = self.ask(CompleteConnect(Box::new(callback))).await?;
+        Ok(Connection::new(self.clone(), id))
+    }
+
+    /// Connects a provider with your own client, without a customer's consent (RFC 6749 section 4.4). `scopes` of `None` are those
+    /// of the settings. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// Those of [`begin_connect`](Self::begin_connect); [`ConnectError::NoTokens`](crate::ConnectError::NoTokens).
+    pub async fn connect_with_client_credentials(
+        &self,
+        provider: &ProviderName,
+        scopes: Option<Vec<String>>,
+        label: &str,
+    ) -> Result<Connection, Error> {
+        let id = self.ask(ConnectClient { provider: provider.clone(), scopes, label: label.to_owned() }).await?;
+        Ok(Connection::new(self.clone(), id))
+    }
+
+    /// Makes a connection of a refresh token that you have from elsewhere, by using it: what is stored is what the provider
+    /// answers. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// Those of [`begin_connect`](Self::begin_connect); [`ConnectError::NoTokens`](crate::ConnectError::NoTokens).
+    pub async fn import_refresh_token(
+        &self,
+        provider: &ProviderName,
+        refresh_token: SecretString,
+        label: &str,
+    ) -> Result<Connection, Error> {
+        let token = Box::new(refresh_token);
+        let id = self.ask(ImportRefreshToken { provider: provider.clone(), label: label.to_owned(), token }).await?;
         Ok(Connection::new(self.clone(), id))
     }
 

@@ -9,7 +9,7 @@ use crate::account::Account;
 use crate::domain::account::info::AccountInfo;
 use crate::domain::audit::{AuditActor, AuditEntry, BrokenLink};
 use crate::domain::denial::DenialReason;
-use crate::domain::{ApiKeyInfo, CreatedApiKey, Error, Item, NewApiKey, Permission, Permissions, ProviderSettings};
+use crate::domain::{ApiKeyInfo, CreatedApiKey, Error, Item, NewApiKey, OAuthClient, Permission, Permissions, ProviderSettings};
 use crate::ids::{ApiKeyId, Environment, LinkedAccountId, ProviderName};
 use crate::page::{Cursor, Page, PageRequest};
 use crate::runtime::caller::Caller;
@@ -243,6 +243,29 @@ impl Backend {
         self.demand_whole_environment(doing)?;
         let (environment, actor) = (self.environment(), self.actor());
         self.run(doing, move |core| async move { core.set_provider(environment, settings, actor).await }).await
+    }
+
+    /// Sets the client that you have at a provider: what its developer console calls client id and client secret. Sealed in the
+    /// directory, opened only to ask the provider. The provider's settings come first. Needs [`Permission::Connections`] for the
+    /// whole environment.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the provider has no settings in this environment.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn example(backend: &anchorhold::Backend, secret: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// use anchorhold::{OAuthClient, ProviderName};
+    /// let client = OAuthClient::new("Iv1.8a61f9b3a7aba766")?.with_secret(secret.into())?;
+    /// backend.set_oauth_client(&ProviderName::new("github")?, client).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn set_oauth_client(&self, provider: &ProviderName, client: OAuthClient) -> Result<(), Error> {
+        let doing = "setting the client at a provider";
+        self.demand_whole_environment(doing)?;
+        let (environment, actor, provider, client) = (self.environment(), self.actor(), provider.clone(), Box::new(client));
+        self.run(doing, move |core| async move { core.set_oauth_client(environment, &provider, &client, actor).await }).await
     }
 
     /// The environment's providers, by name. Needs [`Permission::Connections`].

@@ -9,8 +9,10 @@ use crate::domain::account::info::ConnectionInfo;
 use crate::domain::inject::{self, Approach};
 use crate::domain::{Credential, Error, Revealed};
 use crate::ids::ConnectionId;
+use crate::oauth::http::{HttpError, HttpLimits, RequestBody, ResponseBody};
 use crate::runtime::ops::connections::{ChangeConnection, ConnectionChange, ReadConnection, RemoveConnection};
 use crate::runtime::ops::credentials::{Reveal, Use};
+use crate::runtime::ops::refresh::RefreshNow;
 
 /// One connection of one linked account: its credential at one provider.
 ///
@@ -92,8 +94,91 @@ impl Connection {
     /// ```
     pub async fn authorize<B>(&self, request: &mut http::Request<B>) -> Result<(), Error> {
         let approach = Box::new(Approach::of(request));
-        let usable = self.account.ask(Use { connection: self.id, approach }).await?;
+        let usable = self.account.ask(Use { connection: self.id, approach, refused: None }).await?;
         Ok(inject::inject(&usable.settings, &usable.revealed, request)?)
+    }
+
+    /// Sends a request with the credential in it, as the provider's settings say, if it goes to one of the provider's allowed hosts.
+    /// Tokens that are due are refreshed first. When the provider answers 401, tokens that can be are refreshed once and the request
+    /// is repeated once, unless its body is a stream. Needs [`Permission::Use`].
+    ///
+    /// No redirect is followed: it is an answer like any other. The whole exchange has 60 seconds; see
+    /// [`send_within`](Self::send_within) for other limits. Whatever is not 401 is the answer, also 4xx and 5xx.
+    ///
+    /// # Errors
+    /// [`SendError::Vault`] before anything was sent, with the errors of [`authorize`](Self::authorize) and
+    /// [`Error::ReauthRequired`], [`Error::RefreshFailed`], [`Error::Misconfigured`]; [`SendError::Http`] when there is no answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn example(connection: anchorhold::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = http::Request::post("https://api.example.com/v1/notes").body("{\"text\":\"hello\"}")?;
+    /// let response = connection.send(request).await?;
+    /// let body = response.into_body().bytes(1 << 20).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send<B: Into<RequestBody>>(&self, request: http::Request<B>) -> Result<http::Response<ResponseBody>, SendError> {
+        self.send_within(request, HttpLimits::default()).await
+    }
+
+    /// [`send`](Self::send) with limits of your own; each of the two exchanges has them.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub async fn send_within<B: Into<RequestBody>>(
+        &self,
+        request: http::Request<B>,
+        limits: HttpLimits,
+    ) -> Result<http::Response<ResponseBody>, SendError> {
+        let mut request = request.map(Into::into);
+        let again = copy(&request);
+        let generation = self.put_into(&mut request, None).await?;
+        let http = &self.account.core().http;
+        let response = http.send(request, limits).await?;
+        let (Some(mut request), Some(generation), http::StatusCode::UNAUTHORIZED) = (again, generation, response.status()) else {
+            return Ok(response);
+        };
+        match self.put_into(&mut request, Some(generation)).await {
+            Ok(newer) if newer != Some(generation) => Ok(http.send(request, limits).await?),
+            // There is nothing newer: the answer stands.
+            Ok(_) | Err(Error::ReauthRequired { .. } | Error::RefreshFailed { .. } | Error::Misconfigured { .. }) => Ok(response),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn put_into(&self, request: &mut http::Request<RequestBody>, refused: Option<u64>) -> Result<Option<u64>, Error> {
+        let approach = Box::new(Approach::of(request));
+        let usable = self.account.ask(Use { connection: self.id, approach, refused }).await?;
+        inject::inject(&usable.settings, &usable.revealed, request)?;
+        Ok(usable.generation)
+    }
+
+    /// Asks the provider for new tokens now, whether they are due or not. Callers that come meanwhile wait for the same answer.
+    /// Needs [`Permission::Connections`] or [`Permission::Use`].
+    ///
+    /// # Errors
+    /// [`Error::ReauthRequired`], [`Error::RefreshFailed`], [`Error::Misconfigured`], [`Error::NotConfigured`],
+    /// [`Error::ConnectionDisabled`].
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.account.ask(RefreshNow(self.id)).await
+    }
+
+    /// Disables the connection: its credential can't be used or revealed and its tokens are not refreshed until it is enabled.
+    /// Nothing is deleted. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was removed.
+    pub async fn disable(&self) -> Result<(), Error> {
+        self.account.ask(ChangeConnection(self.id, ConnectionChange::Disabled(true))).await
+    }
+
+    /// Enables the connection again. Needs [`Permission::Connections`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was removed.
+    pub async fn enable(&self) -> Result<(), Error> {
+        self.account.ask(ChangeConnection(self.id, ConnectionChange::Disabled(false))).await
     }
 
     /// Replaces the credential; the id stays, and a failed connection is active again. Needs [`Permission::Connections`].
@@ -113,7 +198,7 @@ impl Connection {
     }
 
     /// Records that the provider refused the credential: the status becomes
-    /// [`Failed`](crate::ConnectionStatus::Failed) until the credential is replaced. Nothing is deleted. Needs
+    /// [`ReauthRequired`](crate::ConnectionStatus::ReauthRequired) until the credential is replaced. Nothing is deleted. Needs
     /// [`Permission::Connections`].
     ///
     /// # Errors
@@ -122,7 +207,8 @@ impl Connection {
         self.account.ask(ChangeConnection(self.id, ConnectionChange::Failed)).await
     }
 
-    /// Removes the connection and its credential. The sealed bytes stay in the shard's log until it is rewritten; deleting the
+    /// Removes the connection and its credential, after asking its provider to revoke the tokens where it can (RFC 7009, at most 20
+    /// seconds); whatever the provider says, the connection is removed. The sealed bytes stay in the shard's log until it is rewritten; deleting the
     /// account shreds. Needs [`Permission::Connections`].
     ///
     /// # Errors
@@ -130,6 +216,28 @@ impl Connection {
     pub async fn remove(&self) -> Result<(), Error> {
         self.account.ask(RemoveConnection(self.id)).await
     }
+}
+
+/// The request once more, when it can be repeated.
+fn copy(request: &http::Request<RequestBody>) -> Option<http::Request<RequestBody>> {
+    let mut copy = http::Request::new(request.body().try_clone()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The vault did not put the credential into the request; nothing was sent.
+    #[error(transparent)]
+    Vault(#[from] Error),
+    /// The request was not answered.
+    #[error(transparent)]
+    Http(#[from] HttpError),
 }
 
 impl fmt::Debug for Connection {

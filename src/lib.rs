@@ -142,13 +142,14 @@ pub use account::{Account, NewConnection};
 pub use allocator::ZeroizingAllocator;
 pub use backend::{AuditReport, Backend};
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use connection::Connection;
+pub use connection::{Connection, SendError};
 pub use domain::{
-    AccountInfo, AccountStatus, ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizeError, BrokenLink, ClientAuth,
-    ConnectionInfo, ConnectionStatus, CreatedApiKey, Credential, CredentialKind, Damaged, DenialReason, Error, FailureClass,
-    Grant, Grants, Injection, InvalidApiKeyOptions, InvalidCredential, InvalidOAuth, InvalidProvider, InvalidSessionOptions,
-    Item, NewApiKey, OAuth2Tokens, OAuthClient, OAuthSettings, OpenError, Permission, Permissions, ProviderSettings,
-    RefreshProfile, RefreshRate, Revealed, SessionOptions, VaultPart,
+    AccountInfo, AccountStatus, ApiKeyInfo, AuditAction, AuditActor, AuditEntry, AuthorizationRequest, AuthorizeError,
+    BrokenLink, ClientAuth, ConnectCallback, ConnectError, ConnectRequest, ConnectionInfo, ConnectionStatus, CreatedApiKey,
+    Credential, CredentialKind, Damaged, DenialReason, Error, FailureClass, Grant, Grants, Injection, InvalidApiKeyOptions,
+    InvalidCredential, InvalidOAuth, InvalidProvider, InvalidSessionOptions, Item, NewApiKey, OAuth2Tokens, OAuthClient,
+    OAuthSettings, OpenError, Permission, Permissions, ProviderSettings, ReauthReason, RefreshFailure, RefreshProfile,
+    RefreshRate, Revealed, SessionOptions, VaultPart,
 };
 pub use domain::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 pub use ids::{

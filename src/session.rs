@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::domain::account::info::ConnectionInfo;
 use crate::domain::claims::SessionClaims;
-use crate::domain::{Error, Grants};
-use crate::ids::{AccountHandle, ConnectionId, Environment, LinkedAccountId, SessionTokenId};
+use crate::domain::{AuthorizationRequest, ConnectCallback, ConnectRequest, Credential, Error, Grants};
+use crate::ids::{AccountHandle, ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::Caller;
+use crate::runtime::ops::connect::{BeginConnect, CompleteConnect, EnterCredential};
 use crate::runtime::ops::connections::{ListConnections, RemoveConnection};
 use crate::runtime::ops::sessions::ReadSession;
 use crate::vault::Inner;
@@ -92,7 +93,48 @@ impl Session {
         self.ask(ListConnections).await
     }
 
-    /// Removes a connection of this account. Needs [`Grant::Disconnect`].
+    /// Begins to connect a provider that the token allows: the answer says where to send the browser. Needs [`Grant::Connect`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such provider for this session, [`Error::Connect`], [`Error::NotConfigured`],
+    /// [`Error::InvalidToken`], [`Error::NotGranted`].
+    ///
+    /// [`Grant::Connect`]: crate::Grant::Connect
+    pub async fn begin_connect(&self, request: ConnectRequest) -> Result<AuthorizationRequest, Error> {
+        self.ask(BeginConnect(Box::new(request))).await.map(|request| *request)
+    }
+
+    /// Ends a connect flow that this very session began: another session's state, of this account or another, is refused like a
+    /// forged one. Needs [`Grant::Connect`].
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; nothing is stored then. [`Error::InvalidToken`], [`Error::NotGranted`].
+    ///
+    /// [`Grant::Connect`]: crate::Grant::Connect
+    pub async fn complete_connect(&self, callback: ConnectCallback) -> Result<ConnectionId, Error> {
+        self.ask(CompleteConnect(Box::new(callback))).await
+    }
+
+    /// Stores a credential that the customer enters: an API key, user name and password, or named fields, for a provider that has
+    /// settings in this environment. Tokens come through [`begin_connect`](Self::begin_connect) only. Needs [`Grant::Connect`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such provider for this session, [`Error::InvalidCredential`], [`Error::Connect`] for
+    /// tokens, [`Error::InvalidToken`], [`Error::NotGranted`].
+    ///
+    /// [`Grant::Connect`]: crate::Grant::Connect
+    pub async fn add_credential(
+        &self,
+        provider: &ProviderName,
+        credential: Credential,
+        label: &str,
+    ) -> Result<ConnectionId, Error> {
+        let credential = Box::new(credential);
+        self.ask(EnterCredential { provider: provider.clone(), label: label.to_owned(), credential }).await
+    }
+
+    /// Removes a connection of this account, after asking its provider to revoke the tokens where it can (RFC 7009). Needs
+    /// [`Grant::Disconnect`].
     ///
     /// # Errors
     /// [`Error::NotFound`] when this account has none with that id, or the token does not allow its provider;

@@ -9,6 +9,7 @@ use crate::domain::Error;
 use crate::runtime::ops::panic::PanicNext;
 pub use crate::storage::StorageFaults;
 pub use crate::storage::model::{ModelDisk, ModelImage, ModelTree};
+use crate::vault::Vault;
 
 /// A clock that stands still until it is set.
 #[derive(Debug)]
@@ -36,6 +37,14 @@ impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
     }
+}
+
+/// Has everything looked after whose tokens are due by the vault's clock, as the vault does by itself every 16 seconds.
+///
+/// # Errors
+/// What kept an account's row from being moved on.
+pub async fn refresh_what_is_due(vault: &Vault) -> Result<(), Error> {
+    vault.core().refresh_what_is_due().await
 }
 
 /// Makes the account's next request that opens a key panic while it holds the key.

@@ -9,6 +9,7 @@ use crate::backend::Backend;
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Error, KeyProvider, LockKind, OpenError};
 use crate::ids::{Environment, VaultId};
+use crate::oauth::http::HttpClient;
 use crate::runtime::boot::{self, Opening, PlaceOptions};
 use crate::runtime::core::{AuditPolicy, Core, Settings};
 use crate::runtime::events::Events;
@@ -214,7 +215,7 @@ impl Vault {
         Ok(Session::new(Arc::clone(&self.inner), handle, environment, claims))
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.inner.core
     }
 }
@@ -303,6 +304,7 @@ pub struct VaultBuilder {
     expected_head: Option<VaultHead>,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    http: Arc<dyn HttpClient>,
 }
 
 impl VaultBuilder {
@@ -314,6 +316,7 @@ impl VaultBuilder {
             expected_head: None,
             settings: Settings::default(),
             clock: Arc::new(SystemClock),
+            http: default_http_client(),
         }
     }
 
@@ -388,6 +391,13 @@ impl VaultBuilder {
         self
     }
 
+    /// What sends requests to providers. The default is the one of the feature `reqwest`; without that feature there is none, and what
+    /// needs one fails with [`HttpError::Stopped`](crate::HttpError::Stopped).
+    pub fn http_client(mut self, client: impl HttpClient) -> Self {
+        self.http = Arc::new(client);
+        self
+    }
+
     /// Where the time comes from.
     #[cfg(any(test, feature = "testing"))]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -425,12 +435,29 @@ impl VaultBuilder {
     /// [`OpenError`]. When it fails, nothing that was stored has changed; a directory that was new may be left with an empty lock
     /// file.
     pub async fn open(self) -> Result<Vault, OpenError> {
-        let Self { place, root_key, previous_root_key, expected_head, settings, clock } = self;
+        let Self { place, root_key, previous_root_key, expected_head, settings, clock, http } = self;
         let root_key = root_key.ok_or(OpenError::NoRootKey)?;
-        let opening = Opening { root_key, previous_root_key, expected_head, settings, clock };
+        let opening = Opening { root_key, previous_root_key, expected_head, settings, clock, http };
         let (core, threads) = boot::open_on_own_thread(place, opening).await?;
         Ok(Vault { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
     }
+}
+
+#[cfg(feature = "reqwest")]
+fn default_http_client() -> Arc<dyn HttpClient> {
+    Arc::new(crate::oauth::reqwest_client::ReqwestClient::default())
+}
+
+#[cfg(not(feature = "reqwest"))]
+fn default_http_client() -> Arc<dyn HttpClient> {
+    struct NoClient;
+    impl HttpClient for NoClient {
+        fn send(&self, _: http::Request<crate::oauth::http::RequestBody>, _: crate::oauth::http::HttpLimits) -> HttpFuture<'_> {
+            Box::pin(std::future::ready(Err(crate::oauth::http::HttpError::Stopped)))
+        }
+    }
+    use crate::oauth::http::HttpFuture;
+    Arc::new(NoClient)
 }
 
 impl fmt::Debug for VaultBuilder {

@@ -327,7 +327,7 @@ impl Run {
             let mut connections = BTreeMap::new();
             for connection in account.connections().await.unwrap() {
                 let secret = revealed(&account.connection(&connection.id).await.unwrap()).await.unwrap();
-                let failed = connection.status == ConnectionStatus::Failed;
+                let failed = matches!(connection.status, ConnectionStatus::ReauthRequired { .. });
                 connections.insert(connection.label, ConnectionState { secret, failed });
             }
             if disabled {

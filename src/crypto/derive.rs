@@ -55,11 +55,15 @@ pub(crate) enum Label {
     TokenKey,
     /// From an account's audit key: seals the segments of the audit.
     AuditRecord,
+    /// From an account's token key: seals the state of connect flows.
+    ConnectState,
+    /// From an account's token key: the PKCE code verifiers of connect flows.
+    ConnectVerifier,
 }
 
 impl Label {
     /// All labels, in the order of their numbers.
-    pub(crate) const ALL: [Label; 17] = [
+    pub(crate) const ALL: [Label; 19] = [
         Label::Wrap,
         Label::VaultKeySeal,
         Label::Header,
@@ -77,6 +81,8 @@ impl Label {
         Label::AuditChain,
         Label::TokenKey,
         Label::AuditRecord,
+        Label::ConnectState,
+        Label::ConnectVerifier,
     ];
 
     /// The text that is hashed. Part of the file format: never change one, add another.
@@ -99,6 +105,8 @@ impl Label {
             Label::AuditChain => "anchorhold/audit-chain",
             Label::TokenKey => "anchorhold/token-key",
             Label::AuditRecord => "anchorhold/audit-record",
+            Label::ConnectState => "anchorhold/connect-state",
+            Label::ConnectVerifier => "anchorhold/connect-verifier",
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::codec::{self, CodecError};
 use crate::domain::denial::DenialReason;
+use crate::domain::oauth::refresh::{ReauthReason, RefreshFailure};
 use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTokenId};
 
 /// The most entries of one segment: keeps a row well under what an engine takes.
@@ -149,6 +150,47 @@ pub enum AuditAction {
     },
     /// A provider's settings were removed.
     ProviderRemoved {
+        /// The provider.
+        provider: String,
+    },
+    /// A connect flow was begun: the customer was sent to the provider.
+    ConnectBegun {
+        /// The provider.
+        provider: String,
+    },
+    /// A connect flow ended without tokens; a connection that was to be renewed is as it was.
+    ConnectFailed {
+        /// The provider.
+        provider: String,
+        /// What was in the way.
+        reason: String,
+    },
+    /// The provider gave new tokens.
+    TokensRefreshed {
+        /// Counts the connection's sets of tokens.
+        generation: u64,
+    },
+    /// The provider gave no new tokens; noted when that begins or the reason changes.
+    RefreshFailed {
+        /// Why.
+        reason: RefreshFailure,
+    },
+    /// The customer has to connect anew.
+    ReauthRequired {
+        /// Why.
+        reason: ReauthReason,
+    },
+    /// The provider was asked to revoke the tokens of a connection that is being removed.
+    ProviderRevocation {
+        /// Whether it did.
+        revoked: bool,
+    },
+    /// A connection was disabled.
+    ConnectionDisabled,
+    /// A connection was enabled again.
+    ConnectionEnabled,
+    /// The client that the host has at a provider was set.
+    OAuthClientSet {
         /// The provider.
         provider: String,
     },

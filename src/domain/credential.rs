@@ -201,6 +201,11 @@ impl Credential {
         &self.scopes
     }
 
+    /// Whether it has a refresh token.
+    pub(crate) fn has_refresh_token(&self) -> bool {
+        self.fields.iter().any(|(name, _)| self.kind == CredentialKind::OAuth2 && name == REFRESH_TOKEN)
+    }
+
     /// Checks the credential and writes its layout into one buffer that is wiped when dropped.
     #[expect(clippy::cast_possible_truncation, reason = "lengths and count are bounded, see below")]
     pub(crate) fn encode(&self) -> Result<SecretBytes, InvalidCredential> {

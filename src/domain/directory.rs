@@ -9,7 +9,10 @@
 //! | `h` | handle | the same account, found by its handle |
 //! | `k` | environment ‖ key id | an API key |
 //! | `p` | environment ‖ locator of the name | a provider's settings |
+//! | `c` | environment ‖ locator of the name | the client that the host has at a provider |
 //! | `x` | handle | an account that is being shredded |
+//! | `d` | slot of time (4 bytes, big-endian) ‖ handle | an account that the refresh wheel looks after then |
+//! | `w` | – | how far the refresh wheel has come |
 //! | `e` | environment | facts of the environment: whether its first API key was handed out, the ends of its audit chain |
 //! | `u` | first sequence | a segment of an environment's API-key audit; in a range of its own, covered by the chain |
 
@@ -36,7 +39,10 @@ pub(crate) enum RowName {
     Handle(AccountHandle),
     ApiKey(Environment, ApiKeyId),
     Provider(Environment, [u8; 32]),
+    OAuthClient(Environment, [u8; 32]),
     Tombstone(AccountHandle),
+    Due(u32, AccountHandle),
+    WheelPosition,
     Environment(Environment),
     AuditSegment(Environment, u64),
 }
@@ -48,7 +54,13 @@ impl RowName {
             RowName::BucketHead(bucket) => Some(*bucket),
             RowName::Account(_, locator) => Some(account_bucket(locator)),
             RowName::Handle(handle) => Some(account_bucket(handle.as_bytes())),
-            RowName::ApiKey(..) | RowName::Provider(..) | RowName::Tombstone(_) | RowName::Environment(_) => Some(CONTROL_BUCKET),
+            RowName::Due(slot, _) => Some(due_bucket(*slot)),
+            RowName::ApiKey(..)
+            | RowName::Provider(..)
+            | RowName::OAuthClient(..)
+            | RowName::Tombstone(_)
+            | RowName::WheelPosition
+            | RowName::Environment(_) => Some(CONTROL_BUCKET),
             RowName::AuditSegment(..) => None,
         }
     }
@@ -67,7 +79,12 @@ impl RowName {
             RowName::Handle(handle) => push(&mut bytes, b'h', None, handle.as_bytes()),
             RowName::ApiKey(environment, id) => push(&mut bytes, b'k', Some(environment), id.as_bytes()),
             RowName::Provider(environment, locator) => push(&mut bytes, b'p', Some(environment), &locator),
+            RowName::OAuthClient(environment, locator) => push(&mut bytes, b'c', Some(environment), &locator),
             RowName::Tombstone(handle) => push(&mut bytes, b'x', None, handle.as_bytes()),
+            RowName::Due(slot, handle) => {
+                push(&mut bytes, b'd', None, &[&slot.to_be_bytes(), handle.as_bytes().as_slice()].concat());
+            }
+            RowName::WheelPosition => push(&mut bytes, b'w', None, &[]),
             RowName::Environment(environment) => push(&mut bytes, b'e', Some(environment), &[]),
             RowName::AuditSegment(_, first) => push(&mut bytes, b'u', None, &first.to_be_bytes()),
         }
@@ -85,6 +102,12 @@ impl RowName {
             b'h' => RowName::Handle(AccountHandle::from_bytes(rest.try_into().ok()?)),
             b'k' => with_environment(rest, |environment, id| RowName::ApiKey(environment, ApiKeyId::from_bytes(id)))?,
             b'p' => with_environment(rest, RowName::Provider)?,
+            b'c' => with_environment(rest, RowName::OAuthClient)?,
+            b'd' => {
+                let (slot, handle) = rest.split_first_chunk::<4>()?;
+                RowName::Due(u32::from_be_bytes(*slot), AccountHandle::from_bytes(handle.try_into().ok()?))
+            }
+            b'w' if rest.is_empty() => RowName::WheelPosition,
             b'x' => RowName::Tombstone(AccountHandle::from_bytes(rest.try_into().ok()?)),
             b'e' => with_environment(rest, |environment, _: [u8; 0]| RowName::Environment(environment))?,
             b'u' => {
@@ -131,6 +154,18 @@ pub(crate) struct TombstoneRow {
     pub(crate) shard: ShardId,
 }
 
+/// An account that the refresh wheel looks after in the slot of the row's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DueRow {
+    pub(crate) shard: ShardId,
+}
+
+/// The slot up to which everything that was due is taken care of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WheelRow {
+    pub(crate) slot: u32,
+}
+
 /// The facts of one environment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EnvironmentRow {
@@ -147,6 +182,11 @@ pub(crate) struct BucketHeadRow {
 fn account_bucket(uniform: &[u8]) -> u16 {
     // Locators and handles are uniform and at least 16 bytes long, so 12 bits of them spread evenly.
     u16::from_be_bytes([uniform[0], uniform[1]]) >> 4
+}
+
+/// Slots of time go round the buckets of the accounts, so that the rows of one slot are one range of keys.
+pub(crate) fn due_bucket(slot: u32) -> u16 {
+    u16::try_from(slot % u32::from(ACCOUNT_BUCKETS)).unwrap_or(0)
 }
 
 fn push(bytes: &mut Vec<u8>, kind: u8, environment: Option<Environment>, rest: &[u8]) {
@@ -175,7 +215,10 @@ mod tests {
             RowName::Handle(handle),
             RowName::ApiKey(Environment::Test, ApiKeyId::from_bytes([3; 12])),
             RowName::Provider(Environment::Test, [4; 32]),
+            RowName::OAuthClient(Environment::Test, [5; 32]),
             RowName::Tombstone(handle),
+            RowName::Due(u32::MAX, handle),
+            RowName::WheelPosition,
             RowName::Environment(Environment::Production),
             RowName::AuditSegment(Environment::Production, 77),
         ];

@@ -6,11 +6,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::domain::api_key::InvalidApiKeyOptions;
 use crate::domain::claims::InvalidSessionOptions;
 use crate::domain::credential::InvalidCredential;
 use crate::domain::grants::{Grant, Permission};
 use crate::domain::inject::AuthorizeError;
+use crate::domain::oauth::connect::ConnectError;
+use crate::domain::oauth::refresh::{ReauthReason, RefreshFailure};
 use crate::domain::provider::InvalidProvider;
 use crate::ids::{AccountHandle, Environment, InvalidId, ShardId};
 
@@ -65,6 +68,38 @@ pub enum Error {
     /// The linked account is disabled: its credentials can't be used and its sessions are refused until it is enabled.
     #[error("the linked account is disabled: enable it first")]
     AccountDisabled,
+    /// The connection is disabled: its credential can't be used or revealed until it is enabled.
+    #[error("the connection is disabled: enable it first")]
+    ConnectionDisabled,
+    /// There is no good access token and no way to a new one. The customer has to connect anew; the connection is kept.
+    #[error("the customer has to connect again ({reason}): begin a connect flow for this connection")]
+    ReauthRequired {
+        /// Why.
+        reason: ReauthReason,
+    },
+    /// There is no good access token at the moment; it is asked for again later.
+    #[error("no fresh access token yet ({reason}): try again after {until:?}")]
+    RefreshFailed {
+        /// When the provider is asked again.
+        until: Timestamp,
+        /// Why the last request failed.
+        reason: RefreshFailure,
+    },
+    /// The provider refuses the host's client or settings, so there is no good access token.
+    #[error("the provider refuses the client or the settings ({reason}): correct them, then refresh the connection")]
+    Misconfigured {
+        /// What the provider said.
+        reason: RefreshFailure,
+    },
+    /// A connect flow did not come to tokens. A connection that was to be renewed is as it was.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The provider has no OAuth settings or no client in this environment.
+    #[error("the provider has no {what} in this environment: set it first")]
+    NotConfigured {
+        /// What is missing.
+        what: &'static str,
+    },
     /// The environment's first API key was handed out before.
     #[error(
         "the first API key of the {environment} environment was created before: use it, or another key with the permission Keys"
@@ -165,7 +200,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Overloaded | Error::Internal { .. })
+        matches!(self, Error::Overloaded | Error::Internal { .. } | Error::RefreshFailed { .. })
     }
 
     /// Names the account that was asked for, where a shard is too damaged to tell whose rows it held.

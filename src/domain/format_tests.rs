@@ -7,17 +7,18 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::account::keys::AccountKeys;
-use super::account::records::{ChainEnds, ConnectionRecord, ConnectionStatus, Owner, RecordKey, Spent, SpentToken};
+use super::account::records::{ChainEnds, ConnectionRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use super::account::state::AccountState;
 use super::api_key::ApiKeyRecord;
 use super::audit::{self, AuditAction, AuditActor};
 use super::credential::{Credential, CredentialKind, Revealed};
 use super::denial::DenialReason;
-use super::directory::{AccountRow, BucketHeadRow, EnvironmentRow, HandleRow, RowName, TombstoneRow};
+use super::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, HandleRow, RowName, TombstoneRow, WheelRow};
 use super::grants::{Permission, Permissions};
 use super::head::Digest;
 use super::oauth::client::OAuthClient;
 use super::oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
+use super::oauth::refresh::{Intent, ReauthReason, RefreshFailure, RefreshState, Renewal, Which};
 use super::oauth::settings::{ClientAuth, OAuthSettings};
 use super::provider::{Injection, ProviderSettings};
 use super::{Key, Keyring, Label, RawKey};
@@ -140,7 +141,27 @@ fn documented_records_read_back() {
         last_used: None,
         expires_at: Some(hour_later),
         scopes: vec!["repo".into()],
-        status: ConnectionStatus::Active,
+        requested_scopes: vec!["repo".into()],
+        failed: false,
+        disabled: false,
+    };
+    let refresh = RefreshRecord {
+        state: RefreshState {
+            renewal: Renewal::RefreshToken,
+            generation: 3,
+            obtained: NOW,
+            expires_at: Some(hour_later),
+            dead: false,
+            previous_until: Some(NOW),
+            intent: Some(Intent { generation: 3, attempt: 2, at: NOW, which: Which::Current }),
+            doubt: None,
+            failures: 1,
+            retry_at: Some(NOW),
+            last_failure: Some((FailureClass::Transient, RefreshFailure::Refused { code: "slow_down".into() })),
+            last_refresh: Some(NOW),
+            ended: Some(ReauthReason::InDoubt),
+        },
+        due: Some(NOW),
     };
     let environment = EnvironmentRow { bootstrapped: true, audit: ChainEnds::EMPTY };
     let api_key = ApiKeyRecord {
@@ -161,6 +182,9 @@ fn documented_records_read_back() {
     let provider = provider.injection(header).unwrap().inject_field("token").unwrap();
 
     assert_eq!(codec::encode(&connection).unwrap(), vector.bytes("connection"));
+    assert_eq!(codec::encode(&refresh).unwrap(), vector.bytes("refresh"));
+    assert_eq!(codec::encode(&DueRow { shard: ShardId(300) }).unwrap(), vector.bytes("due"));
+    assert_eq!(codec::encode(&WheelRow { slot: 300 }).unwrap(), vector.bytes("wheel"));
     assert_eq!(codec::encode(&SpentToken { spent: Spent::UsedUp, until: NOW }).unwrap(), vector.bytes("spent token"));
     let tombstone = TombstoneRow { environment: Environment::Production, shard: ShardId(300) };
     assert_eq!(codec::encode(&tombstone).unwrap(), vector.bytes("tombstone"));
@@ -211,7 +235,17 @@ fn documented_variants_have_their_numbers() {
     assert_eq!(documented("Environment"), numbered(&Environment::ALL));
     let kinds = [CredentialKind::ApiKey, CredentialKind::Basic, CredentialKind::OAuth2, CredentialKind::Custom];
     assert_eq!(documented("CredentialKind"), numbered(&kinds));
-    assert_eq!(documented("ConnectionStatus"), numbered(&[ConnectionStatus::Active, ConnectionStatus::Failed]));
+    let renewals = [Renewal::None, Renewal::RefreshToken, Renewal::ClientCredentials];
+    assert_eq!(documented("Renewal"), numbered(&renewals));
+    let reasons = [ReauthReason::Revoked, ReauthReason::InDoubt, ReauthReason::Expired, ReauthReason::Reported];
+    assert_eq!(documented("ReauthReason"), numbered(&reasons));
+    let failures = [
+        RefreshFailure::Unreachable,
+        RefreshFailure::TimedOut,
+        RefreshFailure::BadAnswer { status: None },
+        RefreshFailure::Refused { code: text() },
+    ];
+    assert_eq!(documented("RefreshFailure"), numbered(&failures));
     assert_eq!(documented("Spent"), numbered(&[Spent::Revoked, Spent::UsedUp]));
     let actors = [
         AuditActor::ApiKey(key),
@@ -247,6 +281,15 @@ fn documented_variants_have_their_numbers() {
         Action::ApiKeyRevoked { key },
         Action::ProviderSet { provider: text() },
         Action::ProviderRemoved { provider: text() },
+        Action::ConnectBegun { provider: text() },
+        Action::ConnectFailed { provider: text(), reason: text() },
+        Action::TokensRefreshed { generation: 1 },
+        Action::RefreshFailed { reason: RefreshFailure::Unreachable },
+        Action::ReauthRequired { reason: ReauthReason::Revoked },
+        Action::ProviderRevocation { revoked: true },
+        Action::ConnectionDisabled,
+        Action::ConnectionEnabled,
+        Action::OAuthClientSet { provider: text() },
     ];
     assert_eq!(documented("AuditAction"), numbered(&actions));
     let reasons = [

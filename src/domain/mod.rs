@@ -20,7 +20,7 @@ pub(crate) mod provider;
 pub(crate) mod session_token;
 
 pub use account::info::{AccountInfo, AccountStatus, ConnectionInfo};
-pub use account::records::ConnectionStatus;
+pub use account::status::ConnectionStatus;
 pub use api_key::{ApiKeyInfo, CreatedApiKey, InvalidApiKeyOptions, NewApiKey};
 pub use audit::{AuditAction, AuditActor, AuditEntry, BrokenLink};
 pub use claims::{InvalidSessionOptions, SessionOptions};
@@ -30,8 +30,10 @@ pub use error::{Damaged, Error, Item, OpenError, VaultPart};
 pub use grants::{Grant, Grants, Permission, Permissions};
 pub use inject::AuthorizeError;
 pub use oauth::client::OAuthClient;
+pub use oauth::connect::{AuthorizationRequest, ConnectCallback, ConnectError, ConnectRequest};
 pub use oauth::invalid::InvalidOAuth;
 pub use oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
+pub use oauth::refresh::{ReauthReason, RefreshFailure};
 pub use oauth::settings::{ClientAuth, OAuthSettings};
 pub use provider::{Injection, InvalidProvider, ProviderSettings};
 
@@ -47,7 +49,7 @@ pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawK
 pub(crate) use credential::is_scope;
 
 use crate::crypto::rng;
-use crate::ids::{AccountHandle, ConnectionId};
+use crate::ids::{AccountHandle, ConnectionId, SessionTokenId};
 
 /// The name of a new account inside the vault.
 pub(crate) fn random_handle() -> AccountHandle {
@@ -62,6 +64,16 @@ pub(crate) fn random_connection_id() -> ConnectionId {
 /// The revision that an envelope says it has; whether it is true, opening it tells.
 pub(crate) fn row_revision(sealed: &[u8]) -> Option<u64> {
     crate::crypto::envelope::header(sealed).ok().map(|header| header.revision)
+}
+
+/// The id of a new connect flow; it shares the namespace of what a session token's mark is kept under.
+pub(crate) fn random_flow_id() -> SessionTokenId {
+    SessionTokenId::from_bytes(random())
+}
+
+/// To spread what would happen at one moment.
+pub(crate) fn random_byte() -> u8 {
+    random::<1>()[0]
 }
 
 fn random<const N: usize>() -> [u8; N] {

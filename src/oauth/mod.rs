@@ -11,6 +11,7 @@ pub(crate) mod discovery;
 #[cfg(test)]
 mod discovery_tests;
 pub(crate) mod http;
+pub(crate) mod limiter;
 #[cfg(feature = "reqwest")]
 pub(crate) mod reqwest_client;
 pub(crate) mod token_endpoint;

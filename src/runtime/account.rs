@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -54,6 +55,8 @@ pub(crate) struct Account {
     pending: RefCell<Pending>,
     flush_scheduled: Cell<bool>,
     rotation_found: Cell<bool>,
+    /// Requests for new tokens that are under way.
+    flights: RefCell<BTreeMap<ConnectionId, Rc<Signal>>>,
     /// The actor has stopped: what is still running for it must not touch the account any more.
     retired: Cell<bool>,
     #[cfg(any(test, feature = "testing"))]
@@ -91,6 +94,7 @@ impl Account {
             pending: RefCell::default(),
             flush_scheduled: Cell::new(false),
             rotation_found: Cell::new(false),
+            flights: RefCell::default(),
             retired: Cell::new(false),
             #[cfg(any(test, feature = "testing"))]
             panic_next: Cell::new(false),
@@ -99,6 +103,10 @@ impl Account {
 
     pub(crate) fn handle(&self) -> AccountHandle {
         self.owner.handle
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     pub(crate) fn owner(&self) -> Owner {
@@ -334,6 +342,22 @@ impl Account {
         &self.locator
     }
 
+    /// The request for new tokens of that connection that is under way.
+    pub(crate) fn flight(&self, connection: ConnectionId) -> Option<Rc<Signal>> {
+        self.flights.borrow().get(&connection).cloned()
+    }
+
+    /// Begins a request for new tokens, unless one is under way; it has ended when what this returns is dropped.
+    pub(crate) fn begin_flight(&self, connection: ConnectionId) -> Option<Flight<'_>> {
+        match self.flights.borrow_mut().entry(connection) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(Rc::default());
+                Some(Flight { account: self, connection })
+            }
+        }
+    }
+
     /// Starts the timer that writes what waits, unless it runs.
     pub(crate) fn schedule_flush(self: &Rc<Self>) {
         if self.pending.borrow().is_empty() || self.flush_scheduled.replace(true) {
@@ -394,7 +418,7 @@ impl Account {
         }
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {
-            loaded.state.apply(change.facts, change.stamps, change.spent);
+            loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
             self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
         }
         self.pending.borrow_mut().entries.drain(..waiting);
@@ -449,6 +473,20 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.committing.set(false);
         self.0.committed.notify(usize::MAX);
+    }
+}
+
+/// A request for new tokens that is under way. It ends on drop, so that nobody waits for one that panicked.
+pub(crate) struct Flight<'a> {
+    account: &'a Account,
+    connection: ConnectionId,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let Some(ended) = self.account.flights.borrow_mut().remove(&self.connection) {
+            ended.notify(usize::MAX);
+        }
     }
 }
 

@@ -12,13 +12,16 @@ use futures_util::future::select;
 use crate::clock::Clock;
 use crate::domain::error::{Damaged, Error, OpenError, VaultPart};
 use crate::domain::{HeaderError, KeyProvider, Keyring, Label, OpenKeyringError};
+use crate::oauth::http::HttpClient;
 use crate::runtime::core::{Core, Settings};
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
 use crate::runtime::head::VaultHead;
 use crate::runtime::key_table::KeyTable;
+use crate::runtime::limits::Limits;
 use crate::runtime::router::Router;
 use crate::runtime::system::Threads;
+use crate::runtime::wheel::Wheel;
 use crate::storage::{self, AnchorSeal, Place};
 
 /// How often housekeeping looks for idle accounts.
@@ -37,6 +40,7 @@ pub(crate) struct Opening {
     pub(crate) expected_head: Option<VaultHead>,
     pub(crate) settings: Settings,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) http: Arc<dyn HttpClient>,
 }
 
 /// Where a vault is, and how its engine is to keep it.
@@ -106,7 +110,7 @@ pub(crate) async fn open_on_own_thread(place: PlaceOptions, opening: Opening) ->
 
 /// Opens a vault at a place that is held already. Blocks: a passphrase takes its time, and so may a key service.
 fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads), OpenError> {
-    let Opening { root_key, previous_root_key, expected_head, settings, clock } = opening;
+    let Opening { root_key, previous_root_key, expected_head, settings, clock, http } = opening;
     let keyring = Arc::new(open_keyring(place.as_ref(), root_key.as_ref(), previous_root_key.as_deref())?);
     drop((root_key, previous_root_key));
 
@@ -127,12 +131,16 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         api_keys: KeyTable::default(),
         events: EventSender::new(),
         arbiters,
+        http,
+        limits: Limits::default(),
+        wheel: Wheel::default(),
         started: Instant::now(),
         creating: std::sync::Mutex::default(),
         swept: std::sync::Mutex::default(),
         denials: std::sync::Mutex::default(),
         housekeeping: Signal::new(),
         closing: AtomicBool::new(false),
+        closing_begun: Signal::new(),
         work: Arc::default(),
         rotation: async_lock::Mutex::new(()),
         closed: async_lock::Mutex::new(false),
@@ -141,6 +149,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         let core = Arc::clone(&core);
         async move {
             core.load_api_keys().await?;
+            core.load_wheel().await?;
             core.finish_deletions().await.map(drop)
         }
     }));
@@ -151,6 +160,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         return Err(error.into());
     }
     core.arbiters.spawn(keep_house(Arc::clone(&core)));
+    core.arbiters.spawn(Arc::clone(&core).turn_wheel());
     Ok((core, threads))
 }
 
@@ -159,6 +169,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
 /// first.
 pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
     core.closing.store(true, Ordering::Release);
+    core.closing_begun.notify(usize::MAX);
     core.wake_housekeeping();
     let closing = {
         let core = Arc::clone(core);

@@ -70,6 +70,11 @@ impl Needs {
         Self { permissions: &[], session: SessionNeed::Genuine, enabled: false }
     }
 
+    /// What only sessions may do, with a grant.
+    pub(crate) const fn any_session_with(grant: Grant) -> Self {
+        Self { permissions: &[], session: SessionNeed::Grant(grant), enabled: true }
+    }
+
     /// One that sessions may do as well, with a grant.
     pub(crate) const fn or_session(self, grant: Grant) -> Self {
         Self { session: SessionNeed::Grant(grant), ..self }

@@ -7,23 +7,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use event_listener::Event as Signal;
+use event_listener::{Event as Signal, listener};
 use futures_channel::oneshot;
 use futures_util::FutureExt as _;
+use futures_util::future::select;
 
 use crate::clock::Clock;
 use crate::domain::Keyring;
 use crate::domain::audit::NewEntry;
 use crate::domain::error::Error;
 use crate::ids::{AccountHandle, Environment, ShardId};
+use crate::oauth::http::HttpClient;
 use crate::runtime::actor::{Operation, job};
 use crate::runtime::caller::Caller;
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
 use crate::runtime::gate::Gate;
 use crate::runtime::key_table::KeyTable;
+use crate::runtime::limits::Limits;
 use crate::runtime::router::Router;
 use crate::runtime::system::Arbiters;
+use crate::runtime::wheel::Wheel;
 use crate::storage::Storage;
 
 /// How long an audit entry that needs no commit of its own may wait for one. Leaves time to write it within the promised 100 ms.
@@ -76,6 +80,10 @@ pub(crate) struct Core {
     pub(crate) api_keys: KeyTable,
     pub(crate) events: EventSender,
     pub(crate) arbiters: Arbiters,
+    /// What asks providers.
+    pub(crate) http: Arc<dyn HttpClient>,
+    pub(crate) limits: Limits,
+    pub(crate) wheel: Wheel,
     pub(crate) started: Instant,
     /// Accounts that are being made and have no directory row yet: their trees are no orphans.
     pub(crate) creating: Mutex<HashSet<AccountHandle>>,
@@ -85,6 +93,8 @@ pub(crate) struct Core {
     pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
     pub(crate) housekeeping: Signal,
     pub(crate) closing: AtomicBool,
+    /// Told when closing begins.
+    pub(crate) closing_begun: Signal,
     /// What [`run`](Self::run) has not finished; closing waits for it.
     pub(crate) work: Arc<Gate>,
     /// Held by a rotation of the root key from its beginning to its end.
@@ -101,6 +111,14 @@ impl Core {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// Waits, but not past the beginning of closing.
+    pub(crate) async fn sleep_until_closing(&self, pause: Duration) {
+        listener!(self.closing_begun => begun);
+        if !self.is_closing() {
+            drop(select(Box::pin(actix::clock::sleep(pause)), begun).await);
+        }
     }
 
     pub(crate) fn wake_housekeeping(&self) {

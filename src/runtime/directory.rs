@@ -213,6 +213,13 @@ impl Change<'_> {
         }
     }
 
+    /// [`get`](Self::get) of a row as it was sealed.
+    pub(crate) async fn get_bytes(&self, name: RowName) -> Result<Option<Plaintext>, Error> {
+        let key = name.to_bytes();
+        let value = self.directory.tree.load(&key).await?;
+        value.map(|value| self.directory.open(&key, &value)).transpose()
+    }
+
     /// Sets a row. Each name at most once per change.
     pub(crate) async fn put<T: Serialize>(&mut self, name: RowName, row: &T) -> Result<(), Error> {
         let plain = codec::encode(row).map_err(|_| Error::Internal { doing: "encoding a directory row" })?;

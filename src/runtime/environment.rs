@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::Label;
 use crate::domain::account::records::ChainEnds;
 use crate::domain::api_key::{ApiKeyInfo, ApiKeyParts, ApiKeyRecord, CreatedApiKey, NewApiKey};
 use crate::domain::audit::{self, AuditAction, AuditActor, AuditEntry, BrokenLink, ChainCheck, NewEntry};
@@ -11,7 +10,9 @@ use crate::domain::denial::DenialReason;
 use crate::domain::directory::{CONTROL_BUCKET, EnvironmentRow, RowName};
 use crate::domain::error::{Error, Item};
 use crate::domain::grants::Permissions;
+use crate::domain::oauth::client::OAuthClient;
 use crate::domain::provider::ProviderSettings;
+use crate::domain::{Label, Plaintext};
 use crate::ids::{ApiKeyId, Environment, LinkedAccountId, ProviderName};
 use crate::runtime::core::{AUDIT_DELAY, Core};
 use crate::runtime::directory::Change;
@@ -166,8 +167,41 @@ impl Core {
         if !change.remove(name).await? {
             return Err(Error::NotFound { what: Item::Provider });
         }
+        change.remove(self.oauth_client_name(environment, provider)).await?;
         self.audit_keys_in(&mut change, environment, actor, AuditAction::provider_removed(provider)).await?;
         change.commit().await
+    }
+
+    /// Sets the client that the host has at a provider; the secret is sealed in a row of its own and read only to ask the provider.
+    pub(crate) async fn set_oauth_client(
+        &self,
+        environment: Environment,
+        provider: &ProviderName,
+        client: &OAuthClient,
+        actor: AuditActor,
+    ) -> Result<(), Error> {
+        let name = self.oauth_client_name(environment, provider);
+        let settings = self.provider_name(environment, provider);
+        let mut change = self.directory.change(&[name, settings]).await?;
+        if change.get_bytes(settings).await?.is_none() {
+            return Err(Error::NotFound { what: Item::Provider });
+        }
+        change.put_bytes(name, client.encode().expose()).await?;
+        let action = AuditAction::OAuthClientSet { provider: provider.as_str().to_owned() };
+        self.audit_keys_in(&mut change, environment, actor, action).await?;
+        change.commit().await
+    }
+
+    pub(crate) async fn oauth_client(
+        &self,
+        environment: Environment,
+        provider: &ProviderName,
+    ) -> Result<Option<Box<OAuthClient>>, Error> {
+        let plain = self.directory.get_bytes(self.oauth_client_name(environment, provider)).await?;
+        let decode = |plain: Plaintext| {
+            OAuthClient::decode(&plain).map(Box::new).ok_or(Error::Internal { doing: "decoding an OAuth client" })
+        };
+        plain.map(decode).transpose()
     }
 
     pub(crate) async fn provider(
@@ -369,6 +403,13 @@ impl Core {
         let wanted = |name: &RowName| matches!(name, RowName::ApiKey(of, _) if environment.is_none_or(|wanted| wanted == *of));
         let rows = self.directory.list::<ApiKeyRecord>(CONTROL_BUCKET, wanted).await?;
         Ok(rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    fn oauth_client_name(&self, environment: Environment, provider: &ProviderName) -> RowName {
+        RowName::OAuthClient(
+            environment,
+            self.keyring.mac(Label::Locator, &[b"provider", &[environment.byte()], provider.as_str().as_bytes()]),
+        )
     }
 
     fn provider_name(&self, environment: Environment, provider: &ProviderName) -> RowName {

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use async_broadcast::{InactiveReceiver, Receiver, Sender, TryRecvError};
 use futures_core::Stream;
 
+use crate::clock::Timestamp;
+use crate::domain::oauth::refresh::{ReauthReason, RefreshFailure};
 use crate::ids::{ApiKeyId, ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
 
 /// How many events a reader may be behind before it loses the oldest.
@@ -76,6 +78,44 @@ pub enum EventKind {
     },
     /// A connection was reported as refused by its provider.
     ConnectionFailed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// The provider gave new tokens.
+    ConnectionRefreshed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// The provider gave no new tokens; they are asked for again. Told when that begins or the reason changes.
+    ConnectionRetrying {
+        /// The connection.
+        connection: ConnectionId,
+        /// When they are asked for again.
+        until: Timestamp,
+        /// Why there are none.
+        reason: RefreshFailure,
+    },
+    /// The provider refuses the host's client or settings.
+    ConnectionMisconfigured {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the provider said.
+        reason: RefreshFailure,
+    },
+    /// The customer has to connect anew.
+    ReauthRequired {
+        /// The connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: ReauthReason,
+    },
+    /// A connection was disabled.
+    ConnectionDisabled {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A connection was enabled again.
+    ConnectionEnabled {
         /// The connection.
         connection: ConnectionId,
     },

@@ -319,7 +319,7 @@ impl<E: Engine, P: Passivation> VaultMachine<E, P> {
             number: self.made.iter().position(|made| *made == info.id).expect("a connection that nobody made"),
             provider: PROVIDERS.iter().position(|name| *name == info.provider.as_str()).expect("a provider that nobody named"),
             label: info.label.clone(),
-            failed: info.status == ConnectionStatus::Failed,
+            failed: matches!(info.status, ConnectionStatus::ReauthRequired { .. }),
         }
     }
 }

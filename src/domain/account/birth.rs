@@ -57,6 +57,7 @@ pub(crate) fn rows(keyring: &Keyring, birth: Birth<'_>) -> Result<Born, Error> {
         },
         index: std::collections::BTreeMap::new(),
         spent: std::sync::Arc::default(),
+        dues: std::collections::BTreeMap::new(),
     };
     let keys = AccountKeys::derive(&account, None, &audit);
     let mut draft = Draft::new(&unborn, &keys);

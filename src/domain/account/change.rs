@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::codec;
 use crate::crypto::envelope;
 use crate::domain::account::keys::AccountKeys;
-use crate::domain::account::records::{ConnectionRecord, HeadRecord, InfoRecord, RecordKey, SpentToken};
+use crate::domain::account::records::{ConnectionRecord, HeadRecord, InfoRecord, RecordKey, RefreshRecord, SpentToken};
 use crate::domain::account::state::{AccountState, Facts, Stamp};
 use crate::domain::audit;
 use crate::domain::error::Error;
@@ -30,6 +30,7 @@ pub(crate) struct Change {
     pub(crate) facts: Facts,
     pub(crate) stamps: BTreeMap<RecordKey, Option<Stamp>>,
     pub(crate) spent: Option<Arc<BTreeMap<SessionTokenId, SpentToken>>>,
+    pub(crate) dues: BTreeMap<ConnectionId, Option<Timestamp>>,
 }
 
 /// A change in the making.
@@ -39,6 +40,7 @@ pub(crate) struct Draft<'a> {
     facts: Facts,
     rows: BTreeMap<RecordKey, Option<Vec<u8>>>,
     spent: Option<BTreeMap<SessionTokenId, SpentToken>>,
+    dues: BTreeMap<ConnectionId, Option<Timestamp>>,
     entries: Vec<audit::NewEntry>,
     pruned: Vec<u64>,
 }
@@ -47,7 +49,16 @@ impl<'a> Draft<'a> {
     pub(crate) fn new(state: &'a AccountState, keys: &'a AccountKeys) -> Self {
         let mut facts = state.facts.clone();
         facts.sequence += 1;
-        Self { state, keys, facts, rows: BTreeMap::new(), spent: None, entries: Vec::new(), pruned: Vec::new() }
+        Self {
+            state,
+            keys,
+            facts,
+            rows: BTreeMap::new(),
+            spent: None,
+            dues: BTreeMap::new(),
+            entries: Vec::new(),
+            pruned: Vec::new(),
+        }
     }
 
     /// A change that is the first under other keys: the digest is made anew, and `keys` seal what the change puts.
@@ -98,6 +109,19 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn put_connection(&mut self, id: ConnectionId, record: &ConnectionRecord) -> Result<(), Error> {
         self.put(RecordKey::Connection(id), record)
+    }
+
+    /// Sets how a connection's tokens are refreshed; the caller has seen to it that the directory knows of the time.
+    pub(crate) fn put_refresh(&mut self, id: ConnectionId, record: &RefreshRecord) -> Result<(), Error> {
+        self.dues.insert(id, record.due);
+        self.put(RecordKey::Refresh(id), record)
+    }
+
+    /// Removes how a connection's tokens were refreshed, and the refresh token that was replaced.
+    pub(crate) fn remove_refresh(&mut self, id: ConnectionId) {
+        self.dues.insert(id, None);
+        self.remove(RecordKey::Refresh(id));
+        self.remove(RecordKey::PreviousToken(id));
     }
 
     /// Marks a token as no longer good, and drops some marks of tokens that are expired by now.
@@ -166,6 +190,7 @@ impl<'a> Draft<'a> {
             facts: self.facts,
             stamps,
             spent: self.spent.map(Arc::new),
+            dues: self.dues,
         })
     }
 

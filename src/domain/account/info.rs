@@ -1,7 +1,8 @@
 //! What the host may read of an account and its connections: never a secret.
 
 use crate::clock::Timestamp;
-use crate::domain::account::records::{ConnectionRecord, ConnectionStatus};
+use crate::domain::account::records::{ConnectionRecord, RefreshRecord};
+use crate::domain::account::status::ConnectionStatus;
 use crate::domain::credential::CredentialKind;
 use crate::ids::{ConnectionId, LinkedAccountId, ProviderName};
 
@@ -61,16 +62,35 @@ pub struct ConnectionInfo {
     pub last_used: Option<Timestamp>,
     /// When the access token expires, if the provider said so.
     pub expires_at: Option<Timestamp>,
-    /// The scopes that the provider granted.
+    /// The scopes that the provider granted; those that were asked for when it did not say.
     pub scopes: Vec<String>,
+    /// The scopes that were asked for; empty for tokens that the host handed in.
+    pub requested_scopes: Vec<String>,
+    /// When tokens were obtained from the provider last by a refresh.
+    pub last_refresh: Option<Timestamp>,
+    /// When the vault will refresh the tokens by itself.
+    pub next_refresh: Option<Timestamp>,
+    /// How many requests for tokens failed since the last that did not.
+    pub failures_in_a_row: u32,
     /// Whether the connection can be used.
     pub status: ConnectionStatus,
 }
 
 impl ConnectionInfo {
     /// `None` when the record's provider is no provider name, which no stored record has.
-    pub(crate) fn of(id: ConnectionId, record: ConnectionRecord) -> Option<Self> {
+    pub(crate) fn of(
+        id: ConnectionId,
+        record: ConnectionRecord,
+        refresh: Option<&RefreshRecord>,
+        refreshing: bool,
+        now: Timestamp,
+    ) -> Option<Self> {
         Some(Self {
+            status: ConnectionStatus::of(&record, refresh, refreshing, now),
+            last_refresh: refresh.and_then(|refresh| refresh.state.last_refresh),
+            next_refresh: refresh.and_then(|refresh| refresh.due),
+            failures_in_a_row: refresh.map_or(0, |refresh| refresh.state.failures),
+            requested_scopes: record.requested_scopes,
             id,
             provider: ProviderName::new(&record.provider).ok()?,
             label: record.label,
@@ -80,7 +100,12 @@ impl ConnectionInfo {
             last_used: record.last_used,
             expires_at: record.expires_at,
             scopes: record.scopes,
-            status: record.status,
         })
+    }
+
+    /// The scopes that were asked for and not granted (RFC 6749 section 3.3 lets a provider grant fewer): what the customer unticked.
+    #[must_use]
+    pub fn missing_scopes(&self) -> Vec<&str> {
+        self.requested_scopes.iter().filter(|scope| !self.scopes.contains(scope)).map(String::as_str).collect()
     }
 }

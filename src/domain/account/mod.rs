@@ -6,3 +6,4 @@ pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod records;
 pub(crate) mod state;
+pub(crate) mod status;

@@ -8,6 +8,8 @@
 //! | `i` | the account itself: the host's id, metadata, state | account key, record subkey |
 //! | `c` + id | one connection's facts | account key, record subkey |
 //! | `s` + id | one connection's credential | account key, record subkey |
+//! | `f` + id | when and how one connection's tokens are refreshed | account key, record subkey |
+//! | `p` + id | the refresh token that was replaced last, within its provider's grace | account key, record subkey |
 //! | `r` + id | a session token that is revoked or used up, until it would have expired | account key, record subkey |
 //! | `u` + first sequence | a segment of the audit chain | audit key, record subkey |
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::domain::credential::CredentialKind;
+use crate::domain::oauth::refresh::RefreshState;
 pub(crate) use crate::domain::session_token::Spent;
 use crate::ids::{AccountHandle, ConnectionId, Environment, SessionTokenId, VaultId};
 
@@ -29,6 +32,8 @@ pub(crate) enum RecordKey {
     Info,
     Connection(ConnectionId),
     Secret(ConnectionId),
+    Refresh(ConnectionId),
+    PreviousToken(ConnectionId),
     SpentToken(SessionTokenId),
     Audit(u64),
 }
@@ -45,6 +50,8 @@ impl RecordKey {
             RecordKey::Info => (b'i', &[]),
             RecordKey::Connection(id) => (b'c', id.as_bytes()),
             RecordKey::Secret(id) => (b's', id.as_bytes()),
+            RecordKey::Refresh(id) => (b'f', id.as_bytes()),
+            RecordKey::PreviousToken(id) => (b'p', id.as_bytes()),
             RecordKey::SpentToken(id) => (b'r', id.as_bytes()),
             RecordKey::Audit(first) => (b'u', &first.to_be_bytes()),
         };
@@ -67,6 +74,8 @@ impl RecordKey {
             (b'i', true) => Some(RecordKey::Info),
             (b'c', false) => id16().map(|id| RecordKey::Connection(ConnectionId::from_bytes(id))),
             (b's', false) => id16().map(|id| RecordKey::Secret(ConnectionId::from_bytes(id))),
+            (b'f', false) => id16().map(|id| RecordKey::Refresh(ConnectionId::from_bytes(id))),
+            (b'p', false) => id16().map(|id| RecordKey::PreviousToken(ConnectionId::from_bytes(id))),
             (b'r', false) => id16().map(|id| RecordKey::SpentToken(SessionTokenId::from_bytes(id))),
             (b'u', false) => <[u8; 8]>::try_from(id).ok().map(|id| RecordKey::Audit(u64::from_be_bytes(id))),
             _ => None,
@@ -123,18 +132,21 @@ pub(crate) struct ConnectionRecord {
     pub(crate) updated: Timestamp,
     pub(crate) last_used: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+    /// What the provider granted, as far as it said.
     pub(crate) scopes: Vec<String>,
-    pub(crate) status: ConnectionStatus,
+    /// What was asked for.
+    pub(crate) requested_scopes: Vec<String>,
+    /// The host reported that the provider refuses the credential.
+    pub(crate) failed: bool,
+    pub(crate) disabled: bool,
 }
 
-/// Whether a connection can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum ConnectionStatus {
-    /// The credential is in place and nothing is known against it.
-    Active,
-    /// The host reported that the provider refused the credential; it is kept, and replacing it makes it active again.
-    Failed,
+/// How one connection's tokens are refreshed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefreshRecord {
+    pub(crate) state: RefreshState,
+    /// When the wheel looks after the connection next: for no later time there is a row in the directory.
+    pub(crate) due: Option<Timestamp>,
 }
 
 /// The row of a token that is no longer good.
@@ -185,6 +197,8 @@ mod tests {
             RecordKey::Info,
             RecordKey::Connection(id),
             RecordKey::Secret(id),
+            RecordKey::Refresh(id),
+            RecordKey::PreviousToken(id),
             RecordKey::SpentToken(SessionTokenId::from_bytes([8; 16])),
             RecordKey::Audit(u64::MAX),
         ];

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::codec;
 use crate::crypto::envelope;
 use crate::domain::account::keys::{AccountKeys, WrappedKeys};
-use crate::domain::account::records::{ChainEnds, HeadRecord, InfoRecord, Owner, RecordKey, Spent, SpentToken};
+use crate::domain::account::records::{ChainEnds, HeadRecord, InfoRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use crate::domain::audit;
 use crate::domain::head::Digest;
 use crate::domain::{Key, Keyring, Plaintext};
-use crate::ids::SessionTokenId;
+use crate::ids::{ConnectionId, SessionTokenId};
 
 /// Which version of a row is the current one: a row with another revision or tag is not what was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(crate) struct AccountState {
     pub(crate) index: BTreeMap<RecordKey, Stamp>,
     /// Tokens that are revoked or used up, until they would have expired.
     pub(crate) spent: Arc<BTreeMap<SessionTokenId, SpentToken>>,
+    /// When the wheel looks after each connection that it looks after.
+    pub(crate) dues: BTreeMap<ConnectionId, Timestamp>,
 }
 
 impl AccountState {
@@ -101,9 +104,14 @@ impl AccountState {
         let info_stamp = index.get(&RecordKey::Info).ok_or(Damage("the account's own record is missing"))?;
         let info: InfoRecord = decode(&unseal(&RecordKey::Info, info_stamp)?)?;
         let mut spent = BTreeMap::new();
+        let mut dues = BTreeMap::new();
         for (key, stamp) in &index {
-            if let RecordKey::SpentToken(id) = key {
-                spent.insert(*id, decode::<SpentToken>(&unseal(key, stamp)?)?);
+            match key {
+                RecordKey::SpentToken(id) => {
+                    spent.insert(*id, decode::<SpentToken>(&unseal(key, stamp)?)?);
+                }
+                RecordKey::Refresh(id) => dues.extend(decode::<RefreshRecord>(&unseal(key, stamp)?)?.due.map(|due| (*id, due))),
+                _ => {}
             }
         }
         let facts = Facts {
@@ -116,7 +124,7 @@ impl AccountState {
             audit: head.audit,
             wrapped,
         };
-        Ok(Self { owner, facts, index, spent: Arc::new(spent) })
+        Ok(Self { owner, facts, index, spent: Arc::new(spent), dues })
     }
 
     /// The stamp that the current version of a row has; `None` when the account has no such row.
@@ -160,8 +168,15 @@ impl AccountState {
         facts: Facts,
         stamps: BTreeMap<RecordKey, Option<Stamp>>,
         spent: Option<Arc<BTreeMap<SessionTokenId, SpentToken>>>,
+        dues: BTreeMap<ConnectionId, Option<Timestamp>>,
     ) {
         self.facts = facts;
+        for (connection, due) in dues {
+            match due {
+                Some(due) => self.dues.insert(connection, due),
+                None => self.dues.remove(&connection),
+            };
+        }
         for (key, stamp) in stamps {
             match stamp {
                 Some(stamp) => self.index.insert(key, stamp),
@@ -179,7 +194,7 @@ impl AccountState {
     }
 
     /// The connections' ids, in the order of their rows.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = crate::ids::ConnectionId> + '_ {
+    pub(crate) fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.index.keys().filter_map(|key| if let RecordKey::Connection(id) = key { Some(*id) } else { None })
     }
 }

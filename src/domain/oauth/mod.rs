@@ -1,8 +1,8 @@
 //! OAuth without I/O: what a provider's settings say, what a token endpoint's answer means, and when to refresh.
 
-#![allow(dead_code, reason = "what uses it follows with the token endpoint's client")]
 
 pub(crate) mod client;
+pub(crate) mod connect;
 pub(crate) mod failure;
 pub(crate) mod invalid;
 pub(crate) mod profile;

@@ -313,6 +313,11 @@ impl RefreshState {
         self.retry_at = None;
     }
 
+    /// Whether there is a way to new tokens.
+    pub(crate) fn can_renew(&self) -> bool {
+        self.renewal != Renewal::None && self.ended.is_none()
+    }
+
     /// From when on the access token is refreshed when it is used.
     pub(crate) fn refresh_at(&self, profile: &RefreshProfile) -> Option<Timestamp> {
         let expires = self.expires_at?;
@@ -347,7 +352,7 @@ impl RefreshState {
 }
 
 impl RefreshFailure {
-    fn of(failure: &TokenFailure) -> Self {
+    pub(crate) fn of(failure: &TokenFailure) -> Self {
         match &failure.kind {
             FailureKind::Unreachable => Self::Unreachable,
             FailureKind::TimedOut => Self::TimedOut,

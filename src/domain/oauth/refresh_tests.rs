@@ -239,8 +239,7 @@ proptest! {
         // When the access token in the state really expires.
         let mut really_expires = lifetime;
         for step in steps {
-            let wall = || at(1_000_000).as_millis() as i64 + (time as i64 + offset) * 1_000 - 1_000_000_000;
-            let now = Timestamp::from_millis(u64::try_from(wall()).unwrap());
+            let now = Timestamp::from_millis(at(time).as_millis().checked_add_signed(offset * 1_000).unwrap());
             match step {
                 Step::Pass(seconds) => time += seconds,
                 Step::Clock(by) if !steady_clock => offset = (offset + by).clamp(-200_000, 200_000),

@@ -30,8 +30,8 @@ use crate::domain::oauth::client::OAuthClient;
 use crate::domain::oauth::failure::{FailureKind, TokenFailure};
 use crate::domain::oauth::settings::OAuthSettings;
 
-use answer::TokenAnswer;
-use request::TokenKind;
+pub(crate) use answer::TokenAnswer;
+pub(crate) use request::{Authorization, TokenKind};
 
 /// The most bytes of an answer. Tokens of 16 KiB twice and an id token fit.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;

@@ -11,13 +11,16 @@ use crate::domain::denial::DenialReason;
 use crate::domain::error::{Error, Item};
 use crate::domain::grants::Permission;
 use crate::domain::inject::Approach;
+use crate::domain::oauth::refresh::Trigger;
 use crate::domain::provider::ProviderSettings;
-use crate::ids::{ConnectionId, ProviderName};
+use crate::ids::ConnectionId;
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs, refuse};
 use crate::runtime::events::EventKind;
 use crate::runtime::ops::connections::read_connection;
+use crate::runtime::ops::refresh::settings_of;
+use crate::runtime::refresh::{Source, ensure};
 
 /// Opens a credential for the host's code.
 pub(crate) struct Reveal(pub(crate) ConnectionId);
@@ -28,6 +31,9 @@ impl Operation for Reveal {
     const NEEDS: Needs = Needs::enabled(&[Permission::Reveal]);
 
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Revealed>, Error> {
+        if read_connection(account, self.0).await?.disabled {
+            return Err(Error::ConnectionDisabled);
+        }
         let revealed = open_secret(account, self.0).await?;
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
@@ -43,12 +49,16 @@ pub(crate) struct Use {
     pub(crate) connection: ConnectionId,
     /// Where the request goes; the request itself stays with its caller.
     pub(crate) approach: Box<Approach>,
+    /// The generation of the tokens that the provider's API refused just now.
+    pub(crate) refused: Option<u64>,
 }
 
 /// A credential and how it goes into a request.
 pub(crate) struct Usable {
     pub(crate) settings: ProviderSettings,
     pub(crate) revealed: Box<Revealed>,
+    /// Of tokens that the vault refreshes: counts their sets.
+    pub(crate) generation: Option<u64>,
 }
 
 impl Operation for Use {
@@ -58,10 +68,11 @@ impl Operation for Use {
 
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Usable>, Error> {
         let record = read_connection(account, self.connection).await?;
-        let provider =
-            ProviderName::new(&record.provider).map_err(|_| account.damaged(Damage("a connection's provider is none")))?;
-        let environment = account.owner().environment;
-        let settings = account.core.provider(environment, &provider).await?.ok_or(Error::NotFound { what: Item::Provider })?;
+        if record.disabled {
+            return Err(Error::ConnectionDisabled);
+        }
+        let found = settings_of(account, &record.provider).await?;
+        let (provider, settings) = found.ok_or(Error::NotFound { what: Item::Provider })?;
         // Decided before the secret is opened.
         let host = match self.approach.check(&settings) {
             Ok(target) => target.to_string(),
@@ -70,17 +81,26 @@ impl Operation for Use {
                 return Err(error.into());
             }
         };
+        let generation = match settings.oauth_settings() {
+            Some(oauth) => {
+                let source = Source { connection: self.connection, provider: &provider, settings: oauth };
+                let trigger = self.refused.map_or(Trigger::Use, |generation| Trigger::Rejected { generation });
+                ensure(account, &source, trigger).await?
+            }
+            // Without them the host looks after the tokens itself.
+            None => None,
+        };
         let revealed = open_secret(account, self.connection).await?;
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::CredentialUsed { host }, Some(self.connection)).await?;
         account.touch(self.connection);
         account.schedule_flush();
         account.tell(EventKind::ConnectionUsed { connection: self.connection })?;
-        Ok(Box::new(Usable { settings, revealed }))
+        Ok(Box::new(Usable { settings, revealed, generation }))
     }
 }
 
-async fn open_secret(account: &Account, id: ConnectionId) -> Result<Box<Revealed>, Error> {
+pub(crate) async fn open_secret(account: &Account, id: ConnectionId) -> Result<Box<Revealed>, Error> {
     let plain = account.read(RecordKey::Secret(id)).await?.ok_or(Error::NotFound { what: Item::Connection })?;
     Revealed::parse(plain).map(Box::new).ok_or_else(|| account.damaged(Damage("a credential can't be read")))
 }

@@ -178,7 +178,20 @@ pub(crate) async fn complete(account: &Account) -> Result<(), Error> {
 
 /// Rows that are sealed under the account's record subkey.
 const fn is_record(key: RecordKey) -> bool {
-    matches!(key, RecordKey::Info | RecordKey::Connection(_) | RecordKey::Secret(_) | RecordKey::SpentToken(_))
+    match key {
+        RecordKey::Info
+        | RecordKey::Connection(_)
+        | RecordKey::Secret(_)
+        | RecordKey::Refresh(_)
+        | RecordKey::PreviousToken(_)
+        | RecordKey::SpentToken(_) => true,
+        RecordKey::Head
+        | RecordKey::AccountKey
+        | RecordKey::TokenKey
+        | RecordKey::AuditKey
+        | RecordKey::PreviousAccountKey
+        | RecordKey::Audit(_) => false,
+    }
 }
 
 fn wrapped_rows(wrapped: &WrappedKeys) -> Vec<(RecordKey, WrapPurpose, std::sync::Arc<[u8]>)> {

@@ -90,7 +90,7 @@ impl Operation for RevokeSession {
             caller.actor(),
             id,
             SpentToken { spent: Spent::Revoked, until },
-            AuditAction::SessionRevoked { session: id },
+            Some(AuditAction::SessionRevoked { session: id }),
         )
         .await?;
         account.tell(EventKind::SessionRevoked { session: id })
@@ -156,7 +156,7 @@ impl Operation for Consume {
             return Err(Error::InvalidToken);
         }
         let token = SpentToken { spent: Spent::UsedUp, until: claims.expires };
-        spend(account, &turn, bearer, claims.id, token, AuditAction::SessionUsedUp { session: claims.id }).await?;
+        spend(account, &turn, bearer, claims.id, token, Some(AuditAction::SessionUsedUp { session: claims.id })).await?;
         account.tell(EventKind::SessionUsedUp { session: claims.id })
     }
 }
@@ -189,23 +189,24 @@ impl Operation for Load {
     }
 }
 
-async fn spend(
+/// Marks a token or connect flow as no longer good, durably.
+pub(crate) async fn spend(
     account: &Account,
     turn: &Turn<'_>,
     actor: AuditActor,
     id: SessionTokenId,
     token: SpentToken,
-    action: AuditAction,
+    action: Option<AuditAction>,
 ) -> Result<(), Error> {
     let now = account.now();
     if account.with_state(|state| state.spent.values().filter(|token| token.until > now).count())? >= MAX_SPENT {
         return Err(Error::TooMany { what: "revoked or used session tokens of this account", limit: MAX_SPENT });
     }
-    let entry = account.entry(actor, action, None);
+    let entry = action.map(|action| account.entry(actor, action, None));
     account
         .change(turn, |draft| {
             draft.spend(id, token, now)?;
-            draft.audit([entry]);
+            draft.audit(entry);
             Ok(())
         })
         .await
