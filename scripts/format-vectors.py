@@ -196,7 +196,7 @@ def records():
     """One of each record whose content is not secret and that is not among the rows above."""
     chain_ends = varint(1) + bytes(32) + varint(1) + bytes(32) + varint(0)
     yield "connection", encoded(text("github"), text("main"), varint(2), varint(NOW), varint(NOW), NONE, some(varint(NOW + 3600_000)),
-                                varint(1), text("repo"), varint(1), text("repo"), FALSE, FALSE)
+                                varint(1), text("repo"), varint(1), text("repo"), FALSE, FALSE, NONE)
     intent = varint(3) + varint(2) + varint(NOW) + varint(0)
     failure = varint(0) + varint(3) + text("slow_down")
     yield "refresh", encoded(varint(1), varint(3), varint(NOW), some(varint(NOW + 3600_000)), FALSE, some(varint(NOW)), some(intent),

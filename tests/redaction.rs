@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anchorhold::testing::ModelDisk;
 use anchorhold::{
-    ApiKey, AuditPolicy, Credential, EnvVar, Environment, Error, Event, Grant, KeyFile, KeyProvider as _, LinkedAccountId,
-    NewApiKey, NewConnection, OAuth2Tokens, PageRequest, Passphrase, Permissions, ProviderName, RawKey, Revealed, RootKey,
-    SessionOptions, SessionToken, Vault,
+    Account, ApiKey, AuditPolicy, Backend, ConnectCallback, ConnectRequest, Credential, EnvVar, Environment, Error, Event, Grant,
+    KeyFile, KeyProvider as _, LinkedAccountId, NewApiKey, NewConnection, OAuth2Tokens, OAuthClient, OAuthSettings, PageRequest,
+    Passphrase, Permissions, ProviderName, RawKey, RequestBody, ResponseBody, Revealed, RootKey, SessionOptions, SessionToken,
+    Vault,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -188,7 +189,7 @@ async fn full_run(path: &Path, needles: &mut Needles, shown: &mut Shown) {
     shown.show(&Passphrase::new(secret(PASSPHRASE)));
     let builder = Vault::builder(path).root_key(root).audit_policy(AuditPolicy::Strict);
     shown.show(&builder);
-    let vault = builder.open().await.unwrap();
+    let vault = builder.http_client(Refusing).open().await.unwrap();
     let mut events = vault.events();
     shown.show(&vault);
     shown.show(&events);
@@ -252,6 +253,7 @@ async fn full_run(path: &Path, needles: &mut Needles, shown: &mut Shown) {
         let as_seen = connection.reveal(|seen| format!("{seen:?} {seen:#?}")).await.unwrap();
         shown.0.push((std::any::type_name::<Revealed>().to_owned(), as_seen));
     }
+    connect_and_refresh(&backend, &account, shown).await;
     let connection = account.add_connection(api_key_connection("crm", API_KEY_SECRET)).await.unwrap();
     let mut request = http::Request::get("https://api.example.com/").body(()).unwrap();
     connection.authorize(&mut request).await.unwrap();
@@ -354,6 +356,59 @@ async fn refused_at_once(path: &Path, shown: &mut Shown) {
     shown.show_error(&account.set_metadata(&METADATA.repeat(1_000)).await.unwrap_err());
 }
 
+/// A connect flow, a refresh and a withdrawn consent, with an HTTP client that answers what the test says.
+async fn connect_and_refresh(backend: &Backend, account: &Account, shown: &mut Shown) {
+    let oauth = OAuthSettings::new("https://id.example.com/token")
+        .unwrap()
+        .with_authorization_endpoint("https://id.example.com/authorize")
+        .unwrap();
+    shown.show(&oauth);
+    shown.show(oauth.refresh_profile());
+    backend.set_provider(header_provider("idp").oauth(oauth)).await.unwrap();
+    let client = OAuthClient::new("client").unwrap().with_secret(secret(PASSWORD)).unwrap();
+    shown.show(&client);
+    backend.set_oauth_client(&provider("idp"), client).await.unwrap();
+    let request = ConnectRequest::new(provider("idp"), "https://app.example.com/").unwrap().label(LABEL);
+    shown.show(&request);
+    let begun = account.begin_connect(request).await.unwrap();
+    shown.show(&begun);
+    let state = begun.url.split_once("state=").unwrap().1.split('&').next().unwrap();
+    let callback = ConnectCallback::from_query(&format!("code={ACCESS}&state={state}")).unwrap();
+    shown.show(&callback);
+    // The client of this vault answers as if the customer had withdrawn consent.
+    let Err(Error::Connect(inner)) = account.complete_connect(callback).await else { panic!("no tokens") };
+    shown.show_error(&inner);
+    let again = ConnectCallback::from_query(&format!("code={ACCESS}&state={state}")).unwrap();
+    shown.show_error(&account.complete_connect(again).await.unwrap_err());
+    let expired =
+        OAuth2Tokens::new(secret(ACCESS)).refresh_token(secret(REFRESH)).expires_at(anchorhold::Timestamp::from_millis(1));
+    let new = NewConnection::new(provider("idp"), Credential::oauth2(expired)).label(LABEL);
+    let connection = account.add_connection(new).await.unwrap();
+    let request = http::Request::get("https://api.example.com/").body("").unwrap();
+    let error = connection.send(request).await.unwrap_err();
+    shown.show_error(&error);
+    let status = connection.info().await.unwrap().status;
+    shown.show(&status);
+    let anchorhold::ConnectionStatus::ReauthRequired { reason } = status else { panic!("{status:?}") };
+    shown.show(&reason);
+    shown.show(&RequestBody::from(PASSWORD));
+    shown.show(&ResponseBody::from_bytes(PASSWORD));
+}
+
+/// What [`connect_and_refresh`] talks to.
+struct Refusing;
+
+impl anchorhold::HttpClient for Refusing {
+    fn send(&self, _: http::Request<RequestBody>, _: anchorhold::HttpLimits) -> anchorhold::HttpFuture<'_> {
+        Box::pin(async {
+            let body = format!(r#"{{"error":"invalid_grant","error_description":"{REFRESH} {ACCESS}"}}"#);
+            let mut response = http::Response::new(ResponseBody::from_bytes(body));
+            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+            Ok(response)
+        })
+    }
+}
+
 /// Types that hold nothing of a customer's or of a key's, so that their `Debug` needs no run; with the reason.
 const NOTHING_TO_HIDE: &[(&str, &str)] = &[
     ("Timestamp", "a time"),
@@ -370,6 +425,23 @@ const NOTHING_TO_HIDE: &[(&str, &str)] = &[
     ("VaultPart", "words and a number"),
     ("Damaged", "a part, random handles, a fixed sentence"),
     ("AccountHandle", "random, and in the clear in every token"),
+    ("CatalogError", "words, and the name of a placeholder"),
+    ("Discovered", "public facts of an authorization server"),
+    ("CatalogEntry", "public facts of the built-in catalog"),
+    ("ClientAuth", "three words"),
+    ("DiscoveryError", "words and public addresses"),
+    ("FailureClass", "three words"),
+    ("HttpClient", "a trait"),
+    ("HttpError", "words"),
+    ("HttpFuture", "a future of the host's client"),
+    ("HttpLimits", "two numbers"),
+    ("InvalidCertificates", "words"),
+    ("InvalidOAuth", "words, and the name of a setting"),
+    ("RefreshFailure", "words, a status and an error code that was cut and cleaned"),
+    ("RefreshRate", "two numbers"),
+    ("ReqwestClient", "the settings of a client: no request and no answer"),
+    ("ReqwestClientBuilder", "the same"),
+    ("ZeroizingAllocator", "empty"),
 ];
 
 /// A type that is exported and neither shown above nor listed as harmless is a type that nobody thought of.

@@ -144,6 +144,7 @@ fn documented_records_read_back() {
         requested_scopes: vec!["repo".into()],
         failed: false,
         disabled: false,
+        api_origin: None,
     };
     let refresh = RefreshRecord {
         state: RefreshState {

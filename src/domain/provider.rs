@@ -206,6 +206,13 @@ impl ProviderSettings {
         self.oauth.as_ref()
     }
 
+    /// The origin of an address that the provider gave with the tokens, if requests to it may carry a credential.
+    pub(crate) fn api_origin(&self, address: &str) -> Option<String> {
+        let uri: http::Uri = address.parse().ok()?;
+        let target = Target::of(&uri).ok().filter(|target| self.allows(target))?;
+        Some(format!("{}://{target}", uri.scheme_str()?))
+    }
+
     /// Whether a request to `target` may carry a credential.
     pub(crate) fn allows(&self, target: &Target) -> bool {
         (target.https || self.http_loopback && target.host.is_loopback()) && self.hosts.iter().any(|host| host.allows(target))

@@ -99,7 +99,7 @@ impl DiscoveryError {
 
 /// Asks an authorization server for what it publishes about itself.
 ///
-/// First `/.well-known/oauth-authorization-server` (RFC 8414 section 3), then `/.well-known/openid-configuration` (OpenID Connect
+/// First `/.well-known/oauth-authorization-server` (RFC 8414 section 3), then `/.well-known/openid-configuration` (`OpenID` Connect
 /// Discovery 1.0 section 4) is asked: at most 256 KiB and 20 seconds each, and no redirect is followed. Do this when you set a
 /// provider up, and look at what came back: from then on the settings say where client and tokens are sent.
 ///
@@ -166,7 +166,7 @@ async fn fetch(url: &str, client: &dyn HttpClient) -> Result<bytes::Bytes, Disco
     }
 }
 
-/// The members of RFC 8414 section 2, RFC 9207 section 3 and OpenID Connect Discovery 1.0 section 3 that matter here.
+/// The members of RFC 8414 section 2, RFC 9207 section 3 and `OpenID` Connect Discovery 1.0 section 3 that matter here.
 #[derive(Deserialize)]
 struct Document {
     issuer: Option<String>,

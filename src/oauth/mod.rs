@@ -1,7 +1,5 @@
 //! OAuth on the wire: the token endpoint's client, the default HTTP client, and what providers publish about themselves.
 
-#![allow(dead_code, reason = "what uses it follows with the runtime's connect flow and refresher")]
-
 mod body;
 pub(crate) mod catalog;
 mod catalog_file;

@@ -15,7 +15,8 @@ use crate::domain::oauth::failure::TokenFailure;
 use crate::domain::oauth::profile::FailureClass;
 use crate::domain::oauth::refresh::{Decision, Intent, Renewal, Trigger, Which};
 use crate::domain::oauth::settings::OAuthSettings;
-use crate::ids::{ConnectionId, ProviderName};
+use crate::domain::provider::ProviderSettings;
+use crate::ids::ConnectionId;
 use crate::oauth::token_endpoint::{TokenAnswer, TokenEndpoint};
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::events::EventKind;
@@ -31,7 +32,7 @@ const STORE_ATTEMPTS: u32 = 100;
 /// A connection and where its tokens come from.
 pub(crate) struct Source<'a> {
     pub(crate) connection: ConnectionId,
-    pub(crate) provider: &'a ProviderName,
+    pub(crate) provider: &'a ProviderSettings,
     pub(crate) settings: &'a OAuthSettings,
 }
 
@@ -104,11 +105,11 @@ enum Asked {
 async fn attempt(account: &Rc<Account>, source: &Source<'_>, trigger: Trigger) -> Result<Asked, Error> {
     let core = &account.core;
     let environment = account.owner().environment;
-    let Some(client) = core.oauth_client(environment, source.provider).await? else {
+    let Some(client) = core.oauth_client(environment, source.provider.name()).await? else {
         return Ok(Asked::NotNow(Error::NotConfigured { what: "OAuth client" }));
     };
     let patience = if trigger == Trigger::Due { Duration::ZERO } else { PATIENCE };
-    let permit = core.limits.acquire(environment, source.provider, source.settings.refresh_profile(), patience).await;
+    let permit = core.limits.acquire(environment, source.provider.name(), source.settings.refresh_profile(), patience).await;
     let Some(permit) = permit else { return Ok(Asked::NotNow(Error::Overloaded)) };
     let Some(begun) = begin(account, source, trigger).await? else { return Ok(Asked::Done) };
     let endpoint = TokenEndpoint { http: &*core.http, clock: &*core.clock, settings: source.settings, client: &client };
@@ -213,6 +214,8 @@ async fn store_tokens(
     if let Some(scopes) = &tokens.scopes {
         record.scopes.clone_from(scopes);
     }
+    let origin = tokens.api_host.as_deref().and_then(|address| source.provider.api_origin(address));
+    record.api_origin = origin.or(record.api_origin);
     record.updated = account.now();
     record.last_used = record.last_used.max(account.touched(id));
     record.failed = false;

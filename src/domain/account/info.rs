@@ -66,6 +66,9 @@ pub struct ConnectionInfo {
     pub scopes: Vec<String>,
     /// The scopes that were asked for; empty for tokens that the host handed in.
     pub requested_scopes: Vec<String>,
+    /// Where the provider says that this customer's API is, for example `https://acme.my.salesforce.com`; only of providers whose
+    /// settings name the member that tells, and only if their credentials may go there.
+    pub api_origin: Option<String>,
     /// When tokens were obtained from the provider last by a refresh.
     pub last_refresh: Option<Timestamp>,
     /// When the vault will refresh the tokens by itself.
@@ -91,6 +94,7 @@ impl ConnectionInfo {
             next_refresh: refresh.and_then(|refresh| refresh.due),
             failures_in_a_row: refresh.map_or(0, |refresh| refresh.state.failures),
             requested_scopes: record.requested_scopes,
+            api_origin: record.api_origin,
             id,
             provider: ProviderName::new(&record.provider).ok()?,
             label: record.label,

@@ -139,6 +139,8 @@ pub(crate) struct ConnectionRecord {
     /// The host reported that the provider refuses the credential.
     pub(crate) failed: bool,
     pub(crate) disabled: bool,
+    /// Where the provider says that this customer's API is.
+    pub(crate) api_origin: Option<String>,
 }
 
 /// How one connection's tokens are refreshed.

@@ -1,6 +1,5 @@
 //! OAuth without I/O: what a provider's settings say, what a token endpoint's answer means, and when to refresh.
 
-
 pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod failure;

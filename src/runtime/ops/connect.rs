@@ -218,7 +218,7 @@ impl Operation for EnterCredential {
 
 /// A provider that can be connected to, with the host's client at it.
 struct Provider {
-    name: ProviderName,
+    settings: ProviderSettings,
     oauth: OAuthSettings,
     client: Box<OAuthClient>,
 }
@@ -231,7 +231,7 @@ impl Provider {
             account.core.provider(environment, name).await?.ok_or(Error::NotFound { what: Item::Provider })?;
         let oauth = settings.oauth_settings().cloned().ok_or(Error::NotConfigured { what: "OAuth settings" })?;
         let client = account.core.oauth_client(environment, name).await?.ok_or(Error::NotConfigured { what: "OAuth client" })?;
-        Ok(Self { name: name.clone(), oauth, client })
+        Ok(Self { settings, oauth, client })
     }
 
     fn endpoint<'a>(&'a self, account: &'a Account) -> TokenEndpoint<'a> {
@@ -241,7 +241,7 @@ impl Provider {
 
     async fn permit(&self, account: &Account) -> Option<Permit> {
         let (environment, profile) = (account.owner().environment, self.oauth.refresh_profile());
-        account.core.limits.acquire(environment, &self.name, profile, crate::runtime::refresh::PATIENCE).await
+        account.core.limits.acquire(environment, self.settings.name(), profile, crate::runtime::refresh::PATIENCE).await
     }
 }
 
@@ -293,7 +293,7 @@ async fn store(
     let (id, record) = match new.connection {
         Some(id) => {
             let before = read_connection(account, id).await?;
-            if before.provider != new.provider.name.as_str() {
+            if before.provider != new.provider.settings.name().as_str() {
                 return Err(NO_CONNECTION);
             }
             state.generation = read_refresh(account, id).await?.map_or(1, |refresh| refresh.state.generation + 1);
@@ -305,7 +305,7 @@ async fn store(
                 return Err(Error::TooMany { what: "connections", limit: MAX_CONNECTIONS });
             }
             let record = ConnectionRecord {
-                provider: new.provider.name.as_str().to_owned(),
+                provider: new.provider.settings.name().as_str().to_owned(),
                 label: new.label,
                 kind: CredentialKind::OAuth2,
                 created: now,
@@ -316,20 +316,23 @@ async fn store(
                 requested_scopes: Vec::new(),
                 failed: false,
                 disabled: false,
+                api_origin: None,
             };
             (random_connection_id(), record)
         }
     };
-    let record = ConnectionRecord { expires_at, scopes: granted, requested_scopes: new.scopes, ..record };
+    let api_origin = tokens.api_host.as_deref().and_then(|address| new.provider.settings.api_origin(address));
+    let record = ConnectionRecord { expires_at, api_origin, scopes: granted, requested_scopes: new.scopes, ..record };
     let due = state.due_at(new.provider.oauth.refresh_profile(), spread(id));
     announce(account, due).await?;
     let refresh = RefreshRecord { state, due };
     let credential = credential(tokens, None);
     let (action, event) = match new.connection {
         Some(_) => (AuditAction::CredentialReplaced, EventKind::ConnectionUpdated { connection: id }),
-        None => {
-            (AuditAction::ConnectionAdded, EventKind::ConnectionAdded { connection: id, provider: new.provider.name.clone() })
-        }
+        None => (
+            AuditAction::ConnectionAdded,
+            EventKind::ConnectionAdded { connection: id, provider: new.provider.settings.name().clone() },
+        ),
     };
     let entry = account.entry(caller.actor(), action, Some(id));
     account

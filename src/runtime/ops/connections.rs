@@ -57,6 +57,7 @@ impl Operation for AddConnection {
             requested_scopes: Vec::new(),
             failed: false,
             disabled: false,
+            api_origin: None,
         };
         let refresh = refresh_of(account, &self.provider, &self.credential, id, None).await?;
         announce(account, refresh.as_ref().and_then(|refresh| refresh.due)).await?;
@@ -185,6 +186,7 @@ impl Operation for ChangeConnection {
                 record.expires_at = credential.expires_at();
                 record.scopes = credential.scopes().to_vec();
                 record.requested_scopes.clear();
+                record.api_origin = None;
                 record.failed = false;
                 let before = read_refresh(account, id).await?;
                 let provider = provider_of(account, &record)?;

@@ -72,7 +72,7 @@ impl Operation for Use {
             return Err(Error::ConnectionDisabled);
         }
         let found = settings_of(account, &record.provider).await?;
-        let (provider, settings) = found.ok_or(Error::NotFound { what: Item::Provider })?;
+        let settings = found.ok_or(Error::NotFound { what: Item::Provider })?;
         // Decided before the secret is opened.
         let host = match self.approach.check(&settings) {
             Ok(target) => target.to_string(),
@@ -83,7 +83,7 @@ impl Operation for Use {
         };
         let generation = match settings.oauth_settings() {
             Some(oauth) => {
-                let source = Source { connection: self.connection, provider: &provider, settings: oauth };
+                let source = Source { connection: self.connection, provider: &settings, settings: oauth };
                 let trigger = self.refused.map_or(Trigger::Use, |generation| Trigger::Rejected { generation });
                 ensure(account, &source, trigger).await?
             }

@@ -54,11 +54,11 @@ async fn look_after(account: &Rc<Account>, id: ConnectionId) -> Result<Option<Ti
     if record.disabled || account.with_state(|state| state.facts.disabled)? {
         return Ok(Some(now.plus(MUCH_LATER)));
     }
-    let Some((provider, settings)) = settings_of(account, &record.provider).await? else {
+    let Some(settings) = settings_of(account, &record.provider).await? else {
         return Ok(Some(now.plus(MUCH_LATER)));
     };
     let Some(oauth) = settings.oauth_settings() else { return Ok(Some(now.plus(MUCH_LATER))) };
-    let source = Source { connection: id, provider: &provider, settings: oauth };
+    let source = Source { connection: id, provider: &settings, settings: oauth };
     match ensure(account, &source, Trigger::Due).await {
         Ok(_) | Err(Error::ReauthRequired { .. } | Error::RefreshFailed { .. } | Error::Misconfigured { .. }) => {}
         Err(Error::NotConfigured { .. }) => return Ok(Some(now.plus(MUCH_LATER))),
@@ -91,15 +91,14 @@ impl Operation for RefreshNow {
             return Err(Error::ConnectionDisabled);
         }
         let found = settings_of(account, &record.provider).await?;
-        let (provider, settings) = found.ok_or(Error::NotFound { what: Item::Provider })?;
+        let settings = found.ok_or(Error::NotFound { what: Item::Provider })?;
         let oauth = settings.oauth_settings().ok_or(Error::NotConfigured { what: "OAuth settings" })?;
-        ensure(account, &Source { connection: self.0, provider: &provider, settings: oauth }, Trigger::Forced).await.map(drop)
+        ensure(account, &Source { connection: self.0, provider: &settings, settings: oauth }, Trigger::Forced).await.map(drop)
     }
 }
 
 /// The settings of a connection's provider, if it has some.
-pub(crate) async fn settings_of(account: &Account, name: &str) -> Result<Option<(ProviderName, ProviderSettings)>, Error> {
+pub(crate) async fn settings_of(account: &Account, name: &str) -> Result<Option<ProviderSettings>, Error> {
     let provider = ProviderName::new(name).map_err(|_| account.damaged(Damage("a connection's provider is none")))?;
-    let settings = account.core.provider(account.owner().environment, &provider).await?;
-    Ok(settings.map(|settings| (provider, settings)))
+    account.core.provider(account.owner().environment, &provider).await
 }
