@@ -10,5 +10,9 @@ mod child;
 mod common;
 #[path = "crash/model.rs"]
 mod model;
+#[path = "crash/power.rs"]
+mod power;
 #[path = "crash/rounds.rs"]
 mod rounds;
+#[path = "syscalls/mod.rs"]
+mod syscalls;

@@ -15,7 +15,7 @@ use crate::model::{Account, Chance, Change, Model, TASKS};
 
 /// When the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum When {
+pub enum When {
     /// So long after it began to open the vault.
     Opening(Duration),
     /// So long after the vault was open.
@@ -28,7 +28,7 @@ enum When {
 
 /// What was counted.
 #[derive(Default)]
-struct Counts {
+pub struct Counts {
     killed: BTreeMap<&'static str, u64>,
     acknowledged: u64,
     /// Changes under way, by what became of them.
@@ -39,11 +39,11 @@ struct Counts {
 
 /// What a process said before it died.
 #[derive(Default)]
-struct Told {
+pub struct Told {
     opened: bool,
     /// Acknowledged changes in their order, with the answer.
-    acknowledged: Vec<(Change, Option<String>)>,
-    under_way: Vec<Change>,
+    pub acknowledged: Vec<(Change, Option<String>)>,
+    pub under_way: Vec<Change>,
 }
 
 #[test]
@@ -76,17 +76,19 @@ fn killed_processes_lose_nothing_that_was_acknowledged() {
     assert!(rounds < 20 || counts.killed.len() == 4, "{:?}", counts.killed);
 }
 
-struct Run {
-    folder: tempfile::TempDir,
+pub struct Run {
+    pub folder: tempfile::TempDir,
     key: ApiKey,
-    model: Model,
+    pub model: Model,
     head: Option<VaultHead>,
     /// The root key that a killed rotation was going to.
-    next_root: Option<u8>,
+    pub next_root: Option<u8>,
+    /// More variables for the process.
+    pub preload: Vec<(&'static str, PathBuf)>,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = Model { root: 1, ..Model::default() };
         let key = block_on(async {
@@ -95,10 +97,17 @@ impl Run {
             vault.close().await.unwrap();
             key
         });
-        Self { folder, key, model, head: None, next_root: None }
+        Self { folder, key, model, head: None, next_root: None, preload: Vec::new() }
     }
 
-    fn path(&self) -> PathBuf {
+    /// One with the same key and model, and no files.
+    pub fn beside(other: &Self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, model) = (other.key.clone(), other.model.clone());
+        Self { folder, key, model, head: None, next_root: None, preload: Vec::new() }
+    }
+
+    pub fn path(&self) -> PathBuf {
         crate::common::vault_path(&self.folder)
     }
 
@@ -129,7 +138,7 @@ impl Run {
         self.check(told.under_way, counts);
     }
 
-    fn life_of_one(&self, when: When, next: Option<u8>, only_opens: bool, chance: &mut Chance, counts: &mut Counts) -> Told {
+    pub fn life_of_one(&self, when: When, next: Option<u8>, only_opens: bool, chance: &mut Chance, counts: &mut Counts) -> Told {
         let mut process = Command::new(std::env::current_exe().unwrap());
         process.args(["child::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         process.env(child::PATH, self.path()).env(child::KEY, self.key.expose_secret());
@@ -137,6 +146,7 @@ impl Run {
         if let Some(next) = next {
             process.env(child::NEXT_ROOT, next.to_string());
         }
+        process.envs(self.preload.iter().map(|(name, value)| (name, value)));
         if only_opens {
             process.env(child::ONLY_OPENS, "1");
         }
@@ -186,7 +196,7 @@ impl Run {
     }
 
     /// Opens the vault and compares. What was under way is taken over as it is found.
-    fn check(&mut self, under_way: Vec<Change>, counts: &mut Counts) {
+    pub fn check(&mut self, under_way: Vec<Change>, counts: &mut Counts) {
         block_on(async {
             let what = format!("under way: {}", under_way.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
             let vault = self.open_again(&what).await;
@@ -300,7 +310,7 @@ fn lines_of(process: &mut Child) -> Receiver<String> {
 }
 
 impl Told {
-    fn take_in(&mut self, line: &str, pending: &mut BTreeMap<usize, Change>) {
+    pub fn take_in(&mut self, line: &str, pending: &mut BTreeMap<usize, Change>) {
         let words: Vec<&str> = line.splitn(3, ' ').collect();
         match words[..] {
             ["opening"] => {}
