@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anchorhold::{
-    Account, Backend, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey, RootKey, Vault,
+    Account, Backend, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey, RootKey, Vault, VaultBuilder,
 };
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -21,11 +21,16 @@ pub struct World {
 
 impl World {
     pub fn new() -> Outcome<Self> {
+        Self::with(|builder| builder)
+    }
+
+    /// With other settings, where a figure needs them.
+    pub fn with(options: impl FnOnce(VaultBuilder) -> VaultBuilder) -> Outcome<Self> {
         let directory = tempfile::tempdir()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let key = [7; 32];
         let (vault, backend) = runtime.block_on(async {
-            let vault = open(directory.path(), key).await?;
+            let vault = options(builder(directory.path(), key)).open().await?;
             let api_key = vault.bootstrap_api_key(Environment::Test).await?;
             let backend = vault.backend(&api_key).await?;
             Outcome::Ok((vault, backend))
@@ -66,9 +71,13 @@ impl World {
     }
 }
 
-async fn open(directory: &std::path::Path, mut key: [u8; 32]) -> Outcome<Vault> {
+async fn open(directory: &std::path::Path, key: [u8; 32]) -> Outcome<Vault> {
+    Ok(builder(directory, key).open().await?)
+}
+
+fn builder(directory: &std::path::Path, mut key: [u8; 32]) -> VaultBuilder {
     let root = RootKey::from_bytes(&mut key);
-    Ok(Vault::builder(directory.join("vault")).root_key(RawKey::new(root)).open().await?)
+    Vault::builder(directory.join("vault")).root_key(RawKey::new(root))
 }
 
 /// A connection with a credential of `bytes` bytes.
