@@ -10,6 +10,8 @@ mod finder;
 mod keys;
 #[path = "memory/process.rs"]
 mod process;
+#[path = "memory/provider.rs"]
+mod provider;
 #[path = "memory/scenarios.rs"]
 mod scenarios;
 #[path = "memory/stage.rs"]

@@ -8,13 +8,14 @@ use std::time::Duration;
 use anchorhold::testing::panic_next_request;
 use anchorhold::{
     Account, ApiKey, Backend, Connection, Credential, EnvVar, Environment, Error, Grant, Injection, KeyFile, NewApiKey,
-    NewConnection, OAuth2Tokens, Passphrase, Permissions, ProviderSettings, SessionOptions, SessionToken, Vault, VaultBuilder,
+    NewConnection, OAuth2Tokens, OAuthClient, OAuthSettings, Passphrase, Permissions, ProviderSettings, SessionOptions,
+    SessionToken, Vault, VaultBuilder,
 };
 use secrecy::SecretString;
 
 use crate::WIPING_ALLOCATOR;
 use crate::common::{id, provider};
-use crate::stage::{ROOT_KEY, Stage, block_on, keep};
+use crate::stage::{PORT, ROOT_KEY, Stage, block_on, keep};
 
 type Scenario = fn(&Stage);
 
@@ -38,6 +39,7 @@ const ALL: &[(&str, Scenario)] = &[
     ("rotation_of_root_key", rotation_of_root_key),
     ("deletion", deletion),
     ("closing", closing),
+    ("refresh_over_http", refresh_over_http),
     ("everything", everything),
 ];
 
@@ -447,6 +449,36 @@ fn closing(stage: &Stage) {
         stage.point("closed, the handles still there");
         drop((host, account, connection));
         stage.point("all gone");
+    });
+}
+
+/// Tokens that are imported, refreshed and used, each time by a request over HTTP to the parent's process.
+fn refresh_over_http(stage: &Stage) {
+    block_on(async {
+        let host = Host::new(stage, stage.builder()).await;
+        let account = host.backend.create_account(&id("acme")).await.unwrap();
+        let port = std::env::var(PORT).unwrap();
+        let idp = provider("idp");
+        let oauth = OAuthSettings::new(format!("http://127.0.0.1:{port}/token")).unwrap();
+        let settings = ProviderSettings::new(idp.clone()).allow_host(&format!("127.0.0.1:{port}")).unwrap();
+        host.backend.set_provider(settings.allow_http_loopback().oauth(oauth)).await.unwrap();
+        let client = OAuthClient::new("client").unwrap().with_secret(stage.text("client secret")).unwrap();
+        host.backend.set_oauth_client(&idp, client).await.unwrap();
+        stage.point("client set");
+        let connection = account.import_refresh_token(&idp, stage.text("imported refresh"), "main").await.unwrap();
+        stage.point("imported");
+        let api = format!("http://127.0.0.1:{port}/api");
+        let response = connection.send(http::Request::get(&api).body("").unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        drop(response);
+        stage.point("used");
+        connection.refresh().await.unwrap();
+        stage.point("refreshed");
+        let good = connection.reveal(|shown| stage.is("next access", shown.access_token().unwrap())).await.unwrap();
+        assert!(good);
+        let refused = connection.refresh().await;
+        assert!(matches!(refused, Err(Error::ReauthRequired { .. })), "{refused:?}");
+        stage.point("refused");
     });
 }
 

@@ -22,10 +22,29 @@ pub const SCENARIO: &str = "ANCHORHOLD_MEMORY_SCENARIO";
 pub const FOLDER: &str = "ANCHORHOLD_MEMORY_FOLDER";
 pub const SEED: &str = "ANCHORHOLD_MEMORY_SEED";
 pub const ROOT_KEY: &str = "ANCHORHOLD_MEMORY_ROOT_KEY";
+/// Where the provider is.
+pub const PORT: &str = "ANCHORHOLD_MEMORY_PORT";
 
 /// Every text that a scenario may take for a secret of 64 letters, and every root key.
-pub const TEXTS: [&str; 9] =
-    ["api key", "user", "password", "access", "refresh", "custom", "next api key", "passphrase", "large"];
+pub const TEXTS: [&str; 14] = [
+    "api key",
+    "user",
+    "password",
+    "custom",
+    "next api key",
+    "passphrase",
+    "large",
+    "imported refresh",
+    "access",
+    "refresh",
+    "next access",
+    "next refresh",
+    "third refresh",
+    "client secret",
+];
+/// Those that HTTP, JSON and OAuth code holds in plain strings while tokens are refreshed: tier 2 of the promise.
+pub const OF_REFRESHING: [&str; 7] =
+    ["imported refresh", "access", "refresh", "next access", "next refresh", "third refresh", "client secret"];
 pub const ROOTS: [&str; 2] = ["root", "next root"];
 
 /// The name of ranges that the host holds.

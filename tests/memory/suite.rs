@@ -21,7 +21,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use secrecy::SecretString;
 
 use crate::finder::{Finder, Hit};
-use crate::stage::{CONTROLS, FOLDER, ROOT_KEY, ROOTS, SCENARIO, SEED, TEXTS, byte, length, letter};
+use crate::stage::{CONTROLS, FOLDER, OF_REFRESHING, PORT, ROOT_KEY, ROOTS, SCENARIO, SEED, TEXTS, byte, length, letter};
 use crate::{keys, process};
 
 macro_rules! scenarios {
@@ -38,6 +38,7 @@ scenarios! {
     open_with_raw_key open_with_key_file open_with_environment_variable open_with_passphrase
     put reveal authorize mint_and_check wrong_token damaged_record dropped_future handler_panic
     passivation batched_audit api_keys rotation_of_account_key rotation_of_root_key deletion closing
+    refresh_over_http
 }
 
 /// A child process with a scenario, and what is known of its secrets.
@@ -77,6 +78,9 @@ impl Play {
             }
             "open_with_environment_variable" => {
                 child.env(ROOT_KEY, digits(seed));
+            }
+            "refresh_over_http" => {
+                child.env(PORT, crate::provider::serve(seed).to_string());
             }
             _ => {}
         }
@@ -139,7 +143,15 @@ impl Play {
         }
         let held: Vec<(u64, u64)> = self.published("held").iter().map(|(_, range)| parse_range(range)).collect();
         let is_held = |hit: &Hit| held.iter().any(|(start, len)| *start <= hit.address && hit.address + hit.bytes <= start + len);
-        let left: Vec<_> = seen.hits.iter().filter(|(hit, _)| !CONTROLS.contains(&&*hit.name) && !is_held(hit)).collect();
+        // Without the allocator, what other libraries hold of tokens is found once they are refreshed.
+        let is_tier_2 = self.name == "refresh_over_http" && !matches!(point, "bootstrapped" | "client set");
+        let passed_over = |hit: &Hit| is_tier_2 && !crate::WIPING_ALLOCATOR && OF_REFRESHING.contains(&&*hit.name);
+        let left: Vec<_> =
+            seen.hits.iter().filter(|(hit, _)| !CONTROLS.contains(&&*hit.name) && !is_held(hit) && !passed_over(hit)).collect();
+        let of_others = seen.hits.iter().filter(|(hit, _)| passed_over(hit)).count();
+        if of_others > 0 {
+            println!("{what}: {of_others} pieces of tokens in what other libraries freed");
+        }
         assert!(left.is_empty(), "{what}: left in memory: {left:#x?}");
         let holds = self.name == "authorize" && !crate::WIPING_ALLOCATOR;
         assert!(!holds || seen.hits.iter().any(|(hit, _)| is_held(hit)), "{what}: what the host holds is not found");
