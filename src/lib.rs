@@ -80,7 +80,7 @@
 //! | opening and closing, root keys, backups | [`Vault`], [`VaultBuilder`], [`KeyProvider`], [`VaultHead`] |
 //! | what goes in and how it comes out | [`Credential`], [`OAuth2Tokens`], [`Revealed`], [`ConnectionInfo`] |
 //! | where credentials may go | [`ProviderSettings`], [`Injection`], [`AuthorizeError`] |
-//! | OAuth providers | [`OAuthSettings`], [`OAuthClient`], [`ClientAuth`], [`RefreshProfile`] |
+//! | OAuth providers | [`CatalogEntry`], [`discover`], [`OAuthSettings`], [`OAuthClient`], [`RefreshProfile`] |
 //! | browsers | [`SessionOptions`], [`MintedToken`], [`Session`] |
 //! | API keys | [`NewApiKey`], [`Permission`], [`ApiKeyInfo`] |
 //! | who did what | [`AuditEntry`], [`AuditReport`], [`AuditPolicy`], [`Events`] |

@@ -14,6 +14,7 @@ const PAGES: &[&str] = &[
     "CHANGELOG.md",
     "docs/design.md",
     "docs/format.md",
+    "docs/oauth.md",
     "docs/operations.md",
     "docs/threat-model.md",
     "docs/token-format.md",

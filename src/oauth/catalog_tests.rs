@@ -148,3 +148,40 @@ fn facts_that_other_parts_rely_on() {
     let Some(Injection::Header { name, prefix }) = settings("anthropic").injected_as().cloned() else { panic!() };
     assert_eq!((name.as_str(), prefix.as_str()), ("x-api-key", ""));
 }
+
+/// The row of `docs/oauth.md` that tells of an entry.
+fn row(entry: &CatalogEntry) -> String {
+    let settings = settings(entry.name());
+    let mut cells = vec![format!("[`{}`]({})", entry.name(), entry.docs_url()), entry.title().to_owned()];
+    match settings.oauth_settings() {
+        None => cells.extend(["–".to_owned(), "–".to_owned()]),
+        Some(oauth) => {
+            let profile = oauth.refresh_profile();
+            let mut refresh = vec![if profile.rotates() { "rotate".to_owned() } else { "stay".to_owned() }];
+            let grace = profile.grace().as_secs();
+            refresh.extend((grace > 0).then(|| format!("grace {} min", grace / 60)));
+            refresh.extend(profile.margin().map(|margin| format!("margin {} s", margin.as_secs())));
+            refresh.extend(profile.keep_alive().map(|time| format!("kept alive every {} days", time.as_secs() / 86_400)));
+            let client = match oauth.client_auth() {
+                ClientAuth::Basic => "basic",
+                ClientAuth::Post => "post",
+                ClientAuth::None => "none",
+            };
+            cells.extend([client.to_owned(), refresh.join(", ")]);
+        }
+    }
+    let mut differs = entry.differs().to_owned();
+    let placeholders: Vec<_> = entry.placeholders().map(|name| format!("`{{{name}}}`")).collect();
+    if !placeholders.is_empty() {
+        differs = format!("{}: {differs}", placeholders.join(", "));
+    }
+    format!("| {} | {differs} |", cells.join(" | "))
+}
+
+#[test]
+fn the_table_of_the_docs_is_the_catalog() {
+    let page = include_str!("../../docs/oauth.md");
+    let documented: Vec<_> = page.lines().filter(|line| line.starts_with("| [`")).collect();
+    let expected: Vec<_> = catalog().map(|entry| row(&entry)).collect();
+    assert!(documented == expected, "docs/oauth.md must have exactly these rows:\n{}", expected.join("\n"));
+}

@@ -1,4 +1,4 @@
-//! What an authorization server publishes about itself (RFC 8414, `OpenID` Connect Discovery 1.0), as settings.
+//! What an authorization server publishes about itself (RFC 8414, OpenID Connect Discovery 1.0), as settings.
 
 use std::time::Duration;
 
