@@ -9,17 +9,19 @@ mod latency;
 mod neighbour;
 mod put;
 mod reveal;
+mod storm;
 mod tokens;
 mod world;
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let runs: [(&str, fn()); 6] = [
+    let runs: [(&str, fn()); 7] = [
         ("token_roundtrip", tokens::roundtrip),
         ("latency_alone", latency::alone),
         ("reveal_1k_vs_limit", reveal::against_limit),
         ("put_1k_vs_sled", put::against_sled),
         ("cold_account resident_account", cold::touch),
+        ("refresh_storm", storm::refresh),
         ("noisy_neighbour", neighbour::noisy),
     ];
     for (names, run) in runs {

@@ -17,7 +17,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Waits for a place among those that ask the provider at once; `None` when there is none within `patience`.
+    /// Waits for a place among those that ask the provider at once; `None` when there is none within `patience`, or when the rate
+    /// allows none within it.
     pub(crate) async fn acquire(
         &self,
         environment: Environment,
@@ -34,7 +35,7 @@ impl Limits {
                 Ok(permit) => return Some(permit),
                 Err(wait) => {
                     let left = until.saturating_duration_since(now);
-                    if left.is_zero() {
+                    if left.is_zero() || wait.is_some_and(|wait| wait > left) {
                         return None;
                     }
                     drop(select(Box::pin(actix::clock::sleep(wait.unwrap_or(left).min(left))), released).await);

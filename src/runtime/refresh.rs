@@ -26,6 +26,9 @@ use crate::runtime::ops::credentials::open_secret;
 /// How long a caller waits for its turn at a provider that is asked as often as it allows.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long the wheel waits for the same; then it comes again later, so that a provider that hangs does not hold up the others.
+const WHEEL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often storing tokens is tried while the engine has too much to do. The provider may have ended the old ones.
 const STORE_ATTEMPTS: u32 = 100;
 
@@ -108,7 +111,7 @@ async fn attempt(account: &Rc<Account>, source: &Source<'_>, trigger: Trigger) -
     let Some(client) = core.oauth_client(environment, source.provider.name()).await? else {
         return Ok(Asked::NotNow(Error::NotConfigured { what: "OAuth client" }));
     };
-    let patience = if trigger == Trigger::Due { Duration::ZERO } else { PATIENCE };
+    let patience = if trigger == Trigger::Due { WHEEL_PATIENCE } else { PATIENCE };
     let permit = core.limits.acquire(environment, source.provider.name(), source.settings.refresh_profile(), patience).await;
     let Some(permit) = permit else { return Ok(Asked::NotNow(Error::Overloaded)) };
     let Some(begun) = begin(account, source, trigger).await? else { return Ok(Asked::Done) };
