@@ -222,7 +222,8 @@ impl Router {
     /// Passivates every account that was not used for `idle` milliseconds, and the least recently used ones past `most`.
     pub(crate) async fn passivate(&self, now: u64, idle: u64, most: usize) {
         let mut all = self.all();
-        all.sort_unstable_by_key(|resident| resident.last_used.load(Ordering::Relaxed));
+        // Each time is read once: they change meanwhile, and `sort` panics on an order that contradicts itself.
+        all.sort_by_cached_key(|resident| resident.last_used.load(Ordering::Relaxed));
         // An eighth below the bound, so that a stream of new accounts does not passivate one by one.
         let surplus = all.len().checked_sub(most).map_or(0, |over| if over == 0 { 0 } else { over + most / 8 });
         let mut leaving = Vec::new();

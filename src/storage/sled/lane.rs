@@ -224,7 +224,8 @@ impl Lane {
                     return;
                 }
                 let mut lanes: Vec<_> = open.values().cloned().collect();
-                lanes.sort_by_key(|lane| lane.used.load(Ordering::Relaxed));
+                // Each time is read once: they change meanwhile, and `sort` panics on an order that contradicts itself.
+                lanes.sort_by_cached_key(|lane| lane.used.load(Ordering::Relaxed));
                 lanes.into_iter().find(|lane| lane.try_claim())
             };
             // All are busy: for a moment one more is open than the host wants, which is better than to wait for their turns.
