@@ -12,6 +12,7 @@ const PAGES: &[&str] = &[
     "SECURITY.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/assurance.md",
     "docs/design.md",
     "docs/format.md",
     "docs/oauth.md",

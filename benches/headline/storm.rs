@@ -67,8 +67,8 @@ fn measure() -> Outcome<()> {
 /// One account for each connection, as customers have.
 fn prepare(world: &World, clock: &Arc<ManualClock>, address: std::net::SocketAddr, count: usize) -> Outcome<()> {
     let provider = ProviderName::new("storm")?;
-    let oauth = OAuthSettings::new(format!("http://{address}/token"))?
-        .with_refresh_profile(RefreshProfile::new().with_rotation(false));
+    let oauth =
+        OAuthSettings::new(format!("http://{address}/token"))?.with_refresh_profile(RefreshProfile::new().with_rotation(false));
     let settings = ProviderSettings::new(provider.clone()).allow_host("api.example.com")?.oauth(oauth);
     let client = OAuthClient::new("bench")?.with_secret(SecretString::from("secret"))?;
     world.runtime.block_on(async {
@@ -84,7 +84,8 @@ fn prepare(world: &World, clock: &Arc<ManualClock>, address: std::net::SocketAdd
                 .enumerate()
                 .map(|(at, account)| {
                     let number = chunk_number * 256 + at;
-                    let expires = now.plus(Duration::from_secs(3_570) + Duration::from_millis(number as u64 * 60_000 / count as u64));
+                    let expires =
+                        now.plus(Duration::from_secs(3_570) + Duration::from_millis(number as u64 * 60_000 / count as u64));
                     let tokens = OAuth2Tokens::new(SecretString::from(format!("access-{number}")))
                         .refresh_token(SecretString::from(format!("refresh-{number}")))
                         .expires_at(expires);
@@ -173,7 +174,8 @@ async fn answer(mut stream: TcpStream, endpoint: Arc<Endpoint>) -> Option<()> {
             *endpoint.seen.lock().ok()?.entry(token.to_owned()).or_default() += 1;
         }
         let answer = format!(r#"{{"access_token":"new-{number}","token_type":"Bearer","expires_in":3600}}"#);
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
         writer.write_all(head.as_bytes()).await.ok()?;
     }
 }

@@ -44,6 +44,10 @@ fn every_nth(host: &mut Host, call: Call, error: i32, stays: bool) {
                     1 => host.replace(&backend, "b", 20_000).await,
                     _ => host.replace(&backend, "a", 200).await,
                 };
+                if call == Call::Rename {
+                    // Writes the anchors now, which are replaced by renaming.
+                    let _ = vault.head().await;
+                }
                 if let Err(error) = outcome {
                     first = Some(error);
                     break;
