@@ -246,8 +246,8 @@ impl Backend {
     }
 
     /// Sets the client that you have at a provider: what its developer console calls client id and client secret. Sealed in the
-    /// directory, opened only to ask the provider. The provider's settings come first. Needs [`Permission::Connections`] for the
-    /// whole environment.
+    /// directory, opened only to ask the provider. The provider's settings come first. Needs [`Permission::Keys`] for the whole
+    /// environment.
     ///
     /// # Errors
     /// [`Error::NotFound`] when the provider has no settings in this environment.

@@ -126,7 +126,7 @@ rights!(
     Grant {
         /// List the account's connections, without secrets.
         ListConnections = 0,
-        /// Add a connection. Carried in tokens for connect flows, which are not there yet: no method of a session needs it.
+        /// Connect a provider, or enter an API key, a password or named fields.
         Connect = 1,
         /// Remove a connection.
         Disconnect = 2,
@@ -148,9 +148,10 @@ rights!(
         Accounts = 0,
         /// Mint and revoke session tokens, with any grant.
         Sessions = 1,
-        /// Add, list, relabel, replace and remove connections, and read provider settings.
+        /// Connect, add, list, refresh, relabel, replace and remove connections, and read provider settings.
         Connections = 2,
-        /// Put credentials into requests toward the provider's allowed hosts. The request is the host's code's, which can read it.
+        /// Put credentials into requests toward the provider's allowed hosts, refreshing them when due. The request is the host's
+        /// code's, which can read it.
         Use = 3,
         /// Read credentials in the clear.
         Reveal = 4,
