@@ -3,7 +3,7 @@
 //! A backend that integrates with other services holds, for each of its customers, API keys, passwords and OAuth tokens of those
 //! services. Link this crate into that backend: it keeps each customer's credentials sealed under keys of that customer's own, puts
 //! them into requests toward the hosts that you allow, and mints short-lived session tokens for the customer's browser. One directory
-//! and a root key; no server, no database, no network.
+//! and a root key; no server, no database; the network only to ask the providers.
 //!
 //! # Two credentials, two views
 //!
