@@ -100,7 +100,8 @@ impl Connection {
 
     /// Sends a request with the credential in it, as the provider's settings say, if it goes to one of the provider's allowed hosts.
     /// Tokens that are due are refreshed first. When the provider answers 401, tokens that can be are refreshed once and the request
-    /// is repeated once, unless its body is a stream. Needs [`Permission::Use`].
+    /// is repeated once, unless its body is a stream; where there are no newer tokens, the 401 is the answer. Needs
+    /// [`Permission::Use`].
     ///
     /// No redirect is followed: it is an answer like any other. The whole exchange has 60 seconds; see
     /// [`send_within`](Self::send_within) for other limits. Whatever is not 401 is the answer, also 4xx and 5xx.
@@ -141,9 +142,8 @@ impl Connection {
         };
         match self.put_into(&mut request, Some(generation)).await {
             Ok(newer) if newer != Some(generation) => Ok(http.send(request, limits).await?),
-            // There is nothing newer: the answer stands.
-            Ok(_) | Err(Error::ReauthRequired { .. } | Error::RefreshFailed { .. } | Error::Misconfigured { .. }) => Ok(response),
-            Err(error) => Err(error.into()),
+            // Whatever is in the way of newer tokens, the answer stands.
+            Ok(_) | Err(_) => Ok(response),
         }
     }
 
@@ -208,8 +208,8 @@ impl Connection {
     }
 
     /// Removes the connection and its credential, after asking its provider to revoke the tokens where it can (RFC 7009, at most 20
-    /// seconds); whatever the provider says, the connection is removed. The sealed bytes stay in the shard's log until it is rewritten; deleting the
-    /// account shreds. Needs [`Permission::Connections`].
+    /// seconds); whatever the provider says, the connection is removed. The sealed bytes stay in the shard's log until it is
+    /// rewritten; deleting the account shreds. Needs [`Permission::Connections`].
     ///
     /// # Errors
     /// [`Error::NotFound`] when it was removed before.

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{Outcome, World, figure};
 
-/// As the issue of the figure says; `ANCHORHOLD_STORM` for another number.
+/// `ANCHORHOLD_STORM` for another number.
 const CONNECTIONS: usize = 20_000;
 
 /// How many requests the vault makes at once to a provider whose settings say nothing else.

@@ -1,7 +1,7 @@
 //! The directory: which accounts, API keys and providers there are. Every answer, a miss above all, is given only after the
 //! rows of its bucket were proven to be the ones last acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +18,8 @@ use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
 
 /// A change names all its rows when it takes its locks; any other row is a fault in this crate.
 const UNLOCKED: Error = Error::Internal { doing: "changing a directory row outside the locked buckets" };
+
+const NAMED_TWICE: Error = Error::Internal { doing: "changing a directory row twice in one commit" };
 
 /// Rows read in one step of a scan.
 const SCAN_STEP: usize = 512;
@@ -114,7 +116,7 @@ impl Directory {
             };
             locked.insert(bucket, Locked { next: state, touched: false, guard });
         }
-        Ok(Change { directory: self, locked, commit: Commit::default() })
+        Ok(Change { directory: self, locked, named: BTreeSet::new(), commit: Commit::default() })
     }
 
     /// Proves a bucket once per opening; from then on the tree answers as it was proven.
@@ -194,6 +196,8 @@ impl Directory {
 pub(crate) struct Change<'a> {
     directory: &'a Directory,
     locked: BTreeMap<u16, Locked<'a>>,
+    /// What was set or removed.
+    named: BTreeSet<RowName>,
     commit: Commit,
 }
 
@@ -310,6 +314,10 @@ impl Change<'_> {
 
     /// Takes the present version of a row out of its bucket's digest. True when there is one.
     async fn toggle_old(&mut self, name: RowName, key: &[u8]) -> Result<bool, Error> {
+        // A second time the row in the tree would no longer be the one before this change, and the digest would cover both.
+        if !self.named.insert(name) {
+            return Err(NAMED_TWICE);
+        }
         let Some(bucket) = name.bucket() else { return Ok(false) };
         let old = self.directory.tree.load(key).await?;
         let element = old.as_ref().map(|value| self.directory.element(key, value));

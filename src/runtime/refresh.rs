@@ -86,7 +86,8 @@ pub(crate) async fn read_refresh(account: &Account, id: ConnectionId) -> Result<
 pub(crate) async fn announce(account: &Account, due: Option<crate::clock::Timestamp>) -> Result<(), Error> {
     let Some(due) = due else { return Ok(()) };
     let first = account.with_state(|state| state.dues.values().min().copied())?;
-    if first.is_some_and(|first| first <= due) {
+    // Where something is overdue the wheel has postponed it, and its row may be later than `due`.
+    if first.is_some_and(|first| account.now() < first && first <= due) {
         return Ok(());
     }
     account.core.register_due(account.handle(), account.shard(), due).await
@@ -191,6 +192,21 @@ async fn store(
     }
 }
 
+/// How the tokens are refreshed, unless the connection was removed or connected anew since the request was begun.
+async fn still_wanted(account: &Account, id: ConnectionId, intent: Intent) -> Result<Option<RefreshRecord>, Error> {
+    Ok(read_refresh(account, id).await?.filter(|refresh| refresh.state.intent == Some(intent)))
+}
+
+/// Says when the wheel is to come next. An answer is stored whatever keeps the directory from knowing: then the tokens are refreshed
+/// when they are used.
+async fn plan(account: &Account, source: &Source<'_>, refresh: &mut RefreshRecord) {
+    refresh.due = refresh.state.due_at(source.settings.refresh_profile(), spread(source.connection));
+    if let Err(error) = announce(account, refresh.due).await {
+        tracing::warn!(account = %account.handle(), connection = %source.connection, %error, "tokens are refreshed only when they are used");
+        refresh.due = None;
+    }
+}
+
 async fn store_tokens(
     account: &Account,
     source: &Source<'_>,
@@ -199,9 +215,7 @@ async fn store_tokens(
     tokens: &TokenAnswer,
 ) -> Result<Option<EventKind>, Error> {
     let id = source.connection;
-    let Some(mut refresh) = read_refresh(account, id).await?.filter(|refresh| refresh.state.intent == Some(intent)) else {
-        return Ok(None);
-    };
+    let Some(mut refresh) = still_wanted(account, id, intent).await? else { return Ok(None) };
     let mut record = read_connection(account, id).await?;
     // The token that was sent, which stays the refresh token unless another one came (RFC 6749 section 6).
     let sent = match (refresh.state.renewal, intent.which) {
@@ -210,9 +224,8 @@ async fn store_tokens(
         _ => None,
     };
     let rotated = sent.is_some() && tokens.refresh_token.is_some();
-    refresh.state.succeed(source.settings.refresh_profile(), tokens.expires_in, rotated);
-    refresh.due = refresh.state.due_at(source.settings.refresh_profile(), spread(id));
-    announce(account, refresh.due).await?;
+    refresh.state.succeed(source.settings.refresh_profile(), tokens.expires_in, rotated, crate::domain::random_byte());
+    plan(account, source, &mut refresh).await;
     record.expires_at = refresh.state.expires_at;
     if let Some(scopes) = &tokens.scopes {
         record.scopes.clone_from(scopes);
@@ -260,9 +273,7 @@ async fn store_failure(
     failure: &TokenFailure,
 ) -> Result<Option<EventKind>, Error> {
     let id = source.connection;
-    let Some(mut refresh) = read_refresh(account, id).await?.filter(|refresh| refresh.state.intent == Some(intent)) else {
-        return Ok(None);
-    };
+    let Some(mut refresh) = still_wanted(account, id, intent).await? else { return Ok(None) };
     let before = refresh.state.last_failure.clone();
     let jitter = crate::domain::random_byte();
     refresh.state.fail(source.settings.refresh_profile(), failure, account.now(), jitter);
@@ -288,8 +299,7 @@ async fn store_failure(
         }
         (None, None) => None,
     };
-    refresh.due = state.due_at(source.settings.refresh_profile(), spread(id));
-    announce(account, refresh.due).await?;
+    plan(account, source, &mut refresh).await;
     let (entry, event) = told.unzip();
     let entry = entry.map(|action| account.entry(AuditActor::Vault, action, Some(id)));
     account

@@ -5,6 +5,7 @@
 //! row of that time or an earlier one: rows are durable before records that need them, and one is removed in the commit that puts the
 //! next. So a crash leaves a row too many, never one too few.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -199,13 +200,15 @@ impl Core {
                 Some((RowName::Due(taken.slot, taken.handle), next, DueRow { shard: taken.shard }))
             })
             .collect();
-        let names: Vec<_> = moves.iter().flat_map(|(old, new, _)| [Some(*old), *new]).flatten().collect();
+        // An account may have had several rows; they become one.
+        let placed: BTreeMap<_, _> = moves.iter().filter_map(|(_, new, row)| Some(((*new)?, *row))).collect();
+        let names: Vec<_> = moves.iter().map(|(old, ..)| *old).chain(placed.keys().copied()).collect();
         let mut change = self.directory.change(&names).await?;
-        for (old, new, row) in moves {
+        for (old, ..) in moves {
             change.remove(old).await?;
-            if let Some(new) = new {
-                change.put(new, &row).await?;
-            }
+        }
+        for (new, row) in placed {
+            change.put(new, &row).await?;
         }
         change.commit().await
     }

@@ -158,10 +158,14 @@ fn strange_lifetimes_are_taken_with_care() {
         };
         world.pass(3_600);
         world.provider.script([answer("-5")]);
-        // Expired as it comes: it is not handed out, and asking goes on.
-        let outcome = connection.send(get()).await.unwrap();
-        assert_eq!(outcome.status(), 200);
-        assert_eq!(world.provider.state().refreshes, 1, "the scripted answer and one more");
+        // Expired as it comes: it is not handed out, and asking goes on after a pause.
+        for _ in 0..5 {
+            let outcome = connection.send(get()).await;
+            assert!(matches!(outcome, Err(anchorhold::SendError::Vault(Error::RefreshFailed { .. }))), "{outcome:?}");
+        }
+        assert_eq!(world.provider.state().token_requests, 2, "the code and one refresh");
+        world.pass(2);
+        used(&connection).await;
         world.pass(3_600);
         world.provider.script([answer("1e300")]);
         connection.refresh().await.unwrap();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anchorhold::testing::refresh_what_is_due;
-use anchorhold::{ConnectionStatus, Environment, HttpError, RefreshProfile, RefreshRate};
+use anchorhold::{ConnectionStatus, HttpError, RefreshProfile, RefreshRate};
 
-use crate::common::{block_on, builder, id, provider as name, vault_path};
-use crate::provider::{Provider, Scripted, oauth};
+use crate::common::{block_on, builder, id, provider as name, secret, vault_path};
+use crate::provider::{Scripted, oauth};
 use crate::world::{World, info, used};
 
 #[test]
@@ -78,7 +78,6 @@ fn what_came_due_while_the_vault_was_closed_is_looked_after_at_once() {
         let connection = account.connection(&connection).await.unwrap();
         used(&connection).await;
         assert_eq!(provider.state().refreshes, 1);
-        assert_eq!(backend.environment(), Environment::Test);
     });
 }
 
@@ -150,6 +149,51 @@ fn removed_connections_and_accounts_leave_nothing_to_look_after() {
             refresh_what_is_due(&world.host.vault).await.unwrap();
         }
         assert_eq!(world.provider.state().refreshes, 0);
-        let _: &Provider = &world.provider;
+    });
+}
+
+#[test]
+fn a_connection_that_can_t_be_helped_does_not_hold_up_another_of_the_account() {
+    block_on(async {
+        let world = World::new().await;
+        world.connect().await.disable().await.unwrap();
+        // Overdue and disabled: the account's turn is put off by an hour.
+        world.pass(4_000);
+        refresh_what_is_due(&world.host.vault).await.unwrap();
+        world.provider.state().lifetime = Duration::from_secs(1_200);
+        world.connect().await;
+        world.pass(1_200);
+        refresh_what_is_due(&world.host.vault).await.unwrap();
+        assert_eq!(world.provider.state().refreshes, 1);
+    });
+}
+
+#[test]
+fn several_rows_of_one_account_become_one_and_damage_nothing() {
+    block_on(async {
+        // A slot is 2^14 milliseconds, and 4,096 slots go round: both rows lie in one bucket.
+        const SLOT: u64 = 1 << 14;
+        let margin = Duration::from_millis(1);
+        let world = World::of(oauth(RefreshProfile::new().with_margin(margin).unwrap())).await;
+        let now = anchorhold::Clock::now(&*world.clock).as_millis();
+        let late = (now / SLOT + 5_000) * SLOT + SLOT / 2;
+        for expires in [late, late - 4_096 * SLOT] {
+            let tokens = anchorhold::OAuth2Tokens::new(secret("access"))
+                .refresh_token(secret("refresh"))
+                .expires_at(anchorhold::Timestamp::from_millis(expires));
+            let new = anchorhold::NewConnection::new(name("idp"), anchorhold::Credential::oauth2(tokens));
+            world.account.add_connection(new).await.unwrap();
+        }
+        world.provider.script(vec![Scripted::Fails(HttpError::Unreachable); 100]);
+        world.clock.set(anchorhold::Timestamp::from_millis(late + 2 * SLOT));
+        for _ in 0..5 {
+            refresh_what_is_due(&world.host.vault).await.unwrap();
+            world.pass(3_600);
+        }
+        world.host.vault.close().await.unwrap();
+        let vault = builder(&vault_path(&world.host.folder)).clock(world.clock.clone()).open().await.unwrap();
+        let report = vault.verify().await.unwrap();
+        assert!(report.damaged.is_empty(), "{:?}", report.damaged);
+        refresh_what_is_due(&vault).await.unwrap();
     });
 }

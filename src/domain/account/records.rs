@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::domain::credential::CredentialKind;
 use crate::domain::oauth::refresh::RefreshState;
 pub(crate) use crate::domain::session_token::Spent;
-use crate::ids::{AccountHandle, ConnectionId, Environment, SessionTokenId, VaultId};
+use crate::ids::{AccountHandle, ConnectionId, Environment, ProviderName, SessionTokenId, VaultId};
 
 /// The name of one row of an account tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,6 +141,26 @@ pub(crate) struct ConnectionRecord {
     pub(crate) disabled: bool,
     /// Where the provider says that this customer's API is.
     pub(crate) api_origin: Option<String>,
+}
+
+impl ConnectionRecord {
+    /// A connection that is made now.
+    pub(crate) fn new(provider: &ProviderName, label: String, kind: CredentialKind, now: Timestamp) -> Self {
+        Self {
+            provider: provider.as_str().to_owned(),
+            label,
+            kind,
+            created: now,
+            updated: now,
+            last_used: None,
+            expires_at: None,
+            scopes: Vec::new(),
+            requested_scopes: Vec::new(),
+            failed: false,
+            disabled: false,
+            api_origin: None,
+        }
+    }
 }
 
 /// How one connection's tokens are refreshed.

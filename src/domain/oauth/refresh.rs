@@ -251,8 +251,15 @@ impl RefreshState {
         self.intent = Some(intent);
     }
 
-    /// The tokens that the request brought are stored in the same commit. `expires_in` counts from the request.
-    pub(crate) fn succeed(&mut self, profile: &RefreshProfile, expires_in: Option<Duration>, new_refresh_token: bool) {
+    /// The tokens that the request brought are stored in the same commit. `expires_in` counts from the request. An access token
+    /// that is expired as it comes is kept like any other, and the next request waits as after a failure.
+    pub(crate) fn succeed(
+        &mut self,
+        profile: &RefreshProfile,
+        expires_in: Option<Duration>,
+        new_refresh_token: bool,
+        spread: u8,
+    ) {
         let Some(intent) = self.intent.take() else { return };
         self.generation += 1;
         self.obtained = intent.at;
@@ -263,10 +270,16 @@ impl RefreshState {
         self.previous_until = keeps.then(|| intent.at.plus(profile.grace));
         self.dead = false;
         self.doubt = None;
-        self.failures = 0;
-        self.retry_at = None;
-        self.last_failure = None;
         self.ended = None;
+        if expires_in == Some(Duration::ZERO) {
+            self.failures = self.failures.saturating_add(1);
+            self.last_failure = Some((FailureClass::Transient, RefreshFailure::BadAnswer { status: None }));
+            self.retry_at = Some(intent.at.plus(pause(self.failures, spread)));
+        } else {
+            self.failures = 0;
+            self.retry_at = None;
+            self.last_failure = None;
+        }
     }
 
     /// The request failed. `spread` in 0..=255 varies the pause, so that connections that failed together don't come back together.
@@ -322,7 +335,8 @@ impl RefreshState {
     pub(crate) fn refresh_at(&self, profile: &RefreshProfile) -> Option<Timestamp> {
         let expires = self.expires_at?;
         let lifetime = expires.since(self.obtained);
-        let margin = profile.margin.unwrap_or_else(|| (lifetime / 10).min(MOST_MARGIN)).min(lifetime);
+        // Never more than half of it: each use would be a refresh.
+        let margin = profile.margin.unwrap_or_else(|| (lifetime / 10).min(MOST_MARGIN)).min(lifetime / 2);
         Some(Timestamp::from_millis(expires.as_millis().saturating_sub(millis(margin))))
     }
 

@@ -41,9 +41,9 @@ fn the_margin_is_a_tenth_of_the_lifetime_and_at_most_five_minutes() {
     assert_eq!(short.refresh_at(&profile), Some(at(540)));
     let late = RefreshProfile { margin: Some(Duration::from_secs(25)), ..rotating(0) };
     assert_eq!(short.refresh_at(&late), Some(at(575)));
-    // A margin longer than the lifetime means always.
+    // A margin longer than the lifetime would make each use a refresh.
     let early = RefreshProfile { margin: Some(Duration::from_secs(86_400)), ..rotating(0) };
-    assert_eq!(short.refresh_at(&early), Some(at(0)));
+    assert_eq!(short.refresh_at(&early), Some(at(300)));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn within_the_grace_the_token_before_is_tried_when_the_new_one_is_refused() {
     let profile = rotating(1_800);
     let mut state = hourly();
     state.begin(intent(state.decide(&profile, at(3_400), Trigger::Use)));
-    state.succeed(&profile, Some(Duration::from_secs(600)), true);
+    state.succeed(&profile, Some(Duration::from_secs(600)), true, 0);
     assert_eq!(state.previous_until, Some(at(3_400 + 1_800)));
     state.begin(intent(state.decide(&profile, at(4_000), Trigger::Use)));
     state.fail(&profile, &refused("invalid_grant"), at(4_000), 0);
@@ -139,10 +139,26 @@ fn a_refused_request_renews_once_and_not_for_tokens_that_are_new() {
     assert_eq!(state.decide(&profile, at(100_000), Trigger::Use), Decision::Use);
     let decision = state.decide(&profile, at(100_000), Trigger::Rejected { generation: 1 });
     state.begin(intent(decision));
-    state.succeed(&profile, None, false);
+    state.succeed(&profile, None, false, 0);
     // The other callers whose requests were refused with the old token.
     assert_eq!(state.decide(&profile, at(100_001), Trigger::Rejected { generation: 1 }), Decision::Use);
     assert!(!matches!(state.decide(&profile, at(100_001), Trigger::Rejected { generation: 2 }), Decision::Refresh(_)));
+}
+
+#[test]
+fn tokens_that_are_expired_as_they_come_are_kept_and_make_no_storm() {
+    let profile = rotating(0);
+    let mut state = hourly();
+    for attempt in 1..=3 {
+        let now = at(3_600 * u64::from(attempt));
+        state.begin(intent(state.decide(&profile, now, Trigger::Use)));
+        state.succeed(&profile, Some(Duration::ZERO), true, 255);
+        assert_eq!((state.generation, state.failures), (u64::from(attempt) + 1, attempt));
+        assert!(matches!(state.decide(&profile, now, Trigger::Use), Decision::Wait { .. }));
+    }
+    state.begin(intent(state.decide(&profile, at(20_000), Trigger::Use)));
+    state.succeed(&profile, Some(Duration::from_secs(60)), true, 255);
+    assert_eq!((state.failures, state.decide(&profile, at(20_000), Trigger::Use)), (0, Decision::Use));
 }
 
 #[test]
@@ -281,7 +297,7 @@ proptest! {
                                 Outcome::Answered => match provider.answer(token, now) {
                                     Ok(new) => {
                                         answered.push(intent.generation);
-                                        state.succeed(&profile, Some(Duration::from_secs(provider.lifetime)), new.is_some());
+                                        state.succeed(&profile, Some(Duration::from_secs(provider.lifetime)), new.is_some(), 9);
                                         really_expires = request_time + lifetime;
                                         if let Some(new) = new {
                                             (previous, current) = (state.previous_until.map(|_| token), new);

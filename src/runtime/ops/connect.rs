@@ -304,20 +304,8 @@ async fn store(
             if account.with_state(|state| state.connections().count())? >= MAX_CONNECTIONS {
                 return Err(Error::TooMany { what: "connections", limit: MAX_CONNECTIONS });
             }
-            let record = ConnectionRecord {
-                provider: new.provider.settings.name().as_str().to_owned(),
-                label: new.label,
-                kind: CredentialKind::OAuth2,
-                created: now,
-                updated: now,
-                last_used: None,
-                expires_at,
-                scopes: Vec::new(),
-                requested_scopes: Vec::new(),
-                failed: false,
-                disabled: false,
-                api_origin: None,
-            };
+            let provider = new.provider.settings.name();
+            let record = ConnectionRecord::new(provider, new.label, CredentialKind::OAuth2, now);
             (random_connection_id(), record)
         }
     };

@@ -44,20 +44,10 @@ impl Operation for AddConnection {
             return Err(Error::TooMany { what: "connections", limit: MAX_CONNECTIONS });
         }
         let id = random_connection_id();
-        let now = account.now();
         let record = ConnectionRecord {
-            provider: self.provider.as_str().to_owned(),
-            label: self.label,
-            kind: self.credential.kind(),
-            created: now,
-            updated: now,
-            last_used: None,
             expires_at: self.credential.expires_at(),
             scopes: self.credential.scopes().to_vec(),
-            requested_scopes: Vec::new(),
-            failed: false,
-            disabled: false,
-            api_origin: None,
+            ..ConnectionRecord::new(&self.provider, self.label, self.credential.kind(), account.now())
         };
         let refresh = refresh_of(account, &self.provider, &self.credential, id, None).await?;
         announce(account, refresh.as_ref().and_then(|refresh| refresh.due)).await?;

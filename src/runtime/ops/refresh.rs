@@ -1,5 +1,6 @@
 //! Refreshing on the wheel's behalf and on the host's.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,13 +35,12 @@ impl Operation for RefreshDue {
         let now = account.now();
         let due: Vec<_> =
             account.with_state(|state| state.dues.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect())?;
-        let mut again = Vec::new();
+        let mut postponed = BTreeMap::new();
         for id in due {
-            again.extend(look_after(account, id).await?);
+            postponed.extend(look_after(account, id).await?.map(|again| (id, again)));
         }
-        let now = account.now();
-        let next = account.with_state(|state| state.dues.values().filter(|at| **at > now).min().copied())?;
-        Ok(next.into_iter().chain(again).min())
+        // What came due in the meantime is due still.
+        account.with_state(|state| state.dues.iter().map(|(id, at)| *postponed.get(id).unwrap_or(at)).min())
     }
 }
 
