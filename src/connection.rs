@@ -17,7 +17,7 @@ use crate::runtime::ops::refresh::RefreshNow;
 /// One connection of one linked account: its credential at one provider.
 ///
 /// There is no getter for the credential. It leaves in two ways: put into a request toward the provider's allowed hosts
-/// ([`authorize`](Connection::authorize)), and shown to a closure ([`reveal`](Connection::reveal)) for API keys that carry
+/// ([`send`](Connection::send), [`authorize`](Connection::authorize)), and shown to a closure ([`reveal`](Connection::reveal)) for API keys that carry
 /// [`Permission::Reveal`]. Each call checks the API key and the account again; see [`Account`] for the errors of every call.
 #[derive(Clone)]
 pub struct Connection {

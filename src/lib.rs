@@ -69,7 +69,7 @@
 //! Vault ── builder ──► VaultBuilder ── open ──► Vault
 //!   │                    KeyFile · EnvVar · Passphrase · RawKey · your own KeyProvider
 //!   ├─ backend(ApiKey) ──► Backend ── account(LinkedAccountId) ──► Account ── connection(ConnectionId) ──► Connection
-//!   │                        API keys, providers                     metadata, status, audit                 authorize, reveal
+//!   │                        API keys, providers                     metadata, status, audit                 send, authorize, reveal
 //!   │                                                                session tokens
 //!   ├─ session(SessionToken) ──► Session
 //!   └─ events() ──► Events      status() ──► VaultStatus      head() ──► VaultHead      verify() ──► VerifyReport
@@ -80,6 +80,7 @@
 //! | opening and closing, root keys, backups | [`Vault`], [`VaultBuilder`], [`KeyProvider`], [`VaultHead`] |
 //! | what goes in and how it comes out | [`Credential`], [`OAuth2Tokens`], [`Revealed`], [`ConnectionInfo`] |
 //! | where credentials may go | [`ProviderSettings`], [`Injection`], [`AuthorizeError`] |
+//! | connecting and using them | [`ConnectRequest`], [`ConnectCallback`], [`Connection::send`], [`ConnectionStatus`], [`ReauthReason`] |
 //! | OAuth providers | [`CatalogEntry`], [`discover`], [`OAuthSettings`], [`OAuthClient`], [`RefreshProfile`] |
 //! | browsers | [`SessionOptions`], [`MintedToken`], [`Session`] |
 //! | API keys | [`NewApiKey`], [`Permission`], [`ApiKeyInfo`] |
