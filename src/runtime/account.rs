@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AUDIT_DELAY, AuditPolicy, Core};
 use crate::runtime::events::EventKind;
+use crate::runtime::flights::Flights;
 use crate::runtime::view::AccountView;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
 
@@ -56,7 +56,7 @@ pub(crate) struct Account {
     flush_scheduled: Cell<bool>,
     rotation_found: Cell<bool>,
     /// Requests for new tokens that are under way.
-    flights: RefCell<BTreeMap<ConnectionId, Rc<Signal>>>,
+    pub(crate) flights: Flights,
     /// The actor has stopped: what is still running for it must not touch the account any more.
     retired: Cell<bool>,
     #[cfg(any(test, feature = "testing"))]
@@ -94,7 +94,7 @@ impl Account {
             pending: RefCell::default(),
             flush_scheduled: Cell::new(false),
             rotation_found: Cell::new(false),
-            flights: RefCell::default(),
+            flights: Flights::default(),
             retired: Cell::new(false),
             #[cfg(any(test, feature = "testing"))]
             panic_next: Cell::new(false),
@@ -342,22 +342,6 @@ impl Account {
         &self.locator
     }
 
-    /// The request for new tokens of that connection that is under way.
-    pub(crate) fn flight(&self, connection: ConnectionId) -> Option<Rc<Signal>> {
-        self.flights.borrow().get(&connection).cloned()
-    }
-
-    /// Begins a request for new tokens, unless one is under way; it has ended when what this returns is dropped.
-    pub(crate) fn begin_flight(&self, connection: ConnectionId) -> Option<Flight<'_>> {
-        match self.flights.borrow_mut().entry(connection) {
-            Entry::Occupied(_) => None,
-            Entry::Vacant(free) => {
-                free.insert(Rc::default());
-                Some(Flight { account: self, connection })
-            }
-        }
-    }
-
     /// Starts the timer that writes what waits, unless it runs.
     pub(crate) fn schedule_flush(self: &Rc<Self>) {
         if self.pending.borrow().is_empty() || self.flush_scheduled.replace(true) {
@@ -473,20 +457,6 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.committing.set(false);
         self.0.committed.notify(usize::MAX);
-    }
-}
-
-/// A request for new tokens that is under way. It ends on drop, so that nobody waits for one that panicked.
-pub(crate) struct Flight<'a> {
-    account: &'a Account,
-    connection: ConnectionId,
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        if let Some(ended) = self.account.flights.borrow_mut().remove(&self.connection) {
-            ended.notify(usize::MAX);
-        }
     }
 }
 

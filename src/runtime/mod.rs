@@ -9,6 +9,7 @@ pub(crate) mod directory;
 mod environment;
 pub(crate) mod events;
 mod failure;
+mod flights;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod key_table;

@@ -45,7 +45,7 @@ pub(crate) async fn ensure(account: &Rc<Account>, source: &Source<'_>, mut trigg
     let profile = source.settings.refresh_profile();
     loop {
         let Some(record) = read_refresh(account, source.connection).await? else { return Ok(None) };
-        if let Some(flight) = account.flight(source.connection) {
+        if let Some(flight) = account.flights.get(source.connection) {
             flight.listen().await;
             if trigger == Trigger::Forced {
                 trigger = Trigger::Use;
@@ -62,7 +62,7 @@ pub(crate) async fn ensure(account: &Rc<Account>, source: &Source<'_>, mut trigg
             Decision::Settle => settle(account, source, trigger).await?,
             Decision::Refresh(_) => {
                 // Nobody else began one since the look above: there was no await in between.
-                let Some(flight) = account.begin_flight(source.connection) else { continue };
+                let Some(flight) = account.flights.begin(source.connection) else { continue };
                 let asked = attempt(account, source, trigger).await;
                 drop(flight);
                 match asked? {

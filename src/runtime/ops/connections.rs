@@ -309,7 +309,7 @@ fn to_info(
     record: ConnectionRecord,
     refresh: Option<&RefreshRecord>,
 ) -> Result<ConnectionInfo, Error> {
-    let refreshing = account.flight(id).is_some();
+    let refreshing = account.flights.get(id).is_some();
     let mut info = ConnectionInfo::of(id, record, refresh, refreshing, account.now())
         .ok_or_else(|| account.damaged(Damage("a connection's provider is none")))?;
     info.last_used = info.last_used.max(account.touched(id));
