@@ -122,7 +122,7 @@ async fn attempt(account: &Rc<Account>, source: &Source<'_>, trigger: Trigger) -
         None => endpoint.client_credentials(&begun.scopes).await,
     };
     drop((permit, client));
-    store(account, source, begun.intent, answer).await?;
+    store(account, source, trigger, begun.intent, answer).await?;
     Ok(Asked::Done)
 }
 
@@ -169,6 +169,7 @@ async fn previous_token(account: &Account, id: ConnectionId) -> Result<SecretStr
 async fn store(
     account: &Rc<Account>,
     source: &Source<'_>,
+    trigger: Trigger,
     intent: Intent,
     answer: Result<Box<TokenAnswer>, TokenFailure>,
 ) -> Result<(), Error> {
@@ -176,8 +177,8 @@ async fn store(
     loop {
         let turn = account.own_turn().await?;
         let stored = match &answer {
-            Ok(tokens) => store_tokens(account, source, &turn, intent, tokens).await,
-            Err(failure) => store_failure(account, source, &turn, intent, failure).await,
+            Ok(tokens) => store_tokens(account, source, trigger, &turn, intent, tokens).await,
+            Err(failure) => store_failure(account, source, trigger, &turn, intent, failure).await,
         };
         drop(turn);
         attempts += 1;
@@ -199,8 +200,12 @@ async fn still_wanted(account: &Account, id: ConnectionId, intent: Intent) -> Re
 
 /// Says when the wheel is to come next. An answer is stored whatever keeps the directory from knowing: then the tokens are refreshed
 /// when they are used.
-async fn plan(account: &Account, source: &Source<'_>, refresh: &mut RefreshRecord) {
+async fn plan(account: &Account, source: &Source<'_>, trigger: Trigger, refresh: &mut RefreshRecord) {
     refresh.due = refresh.state.due_at(source.settings.refresh_profile(), spread(source.connection));
+    // The wheel came by a row that is earlier still, and moves it on when it hears of this time.
+    if trigger == Trigger::Due {
+        return;
+    }
     if let Err(error) = announce(account, refresh.due).await {
         tracing::warn!(account = %account.handle(), connection = %source.connection, %error, "tokens are refreshed only when they are used");
         refresh.due = None;
@@ -210,6 +215,7 @@ async fn plan(account: &Account, source: &Source<'_>, refresh: &mut RefreshRecor
 async fn store_tokens(
     account: &Account,
     source: &Source<'_>,
+    trigger: Trigger,
     turn: &Turn<'_>,
     intent: Intent,
     tokens: &TokenAnswer,
@@ -225,7 +231,7 @@ async fn store_tokens(
     };
     let rotated = sent.is_some() && tokens.refresh_token.is_some();
     refresh.state.succeed(source.settings.refresh_profile(), tokens.expires_in, rotated, crate::domain::random_byte());
-    plan(account, source, &mut refresh).await;
+    plan(account, source, trigger, &mut refresh).await;
     record.expires_at = refresh.state.expires_at;
     if let Some(scopes) = &tokens.scopes {
         record.scopes.clone_from(scopes);
@@ -268,6 +274,7 @@ pub(crate) fn credential(tokens: &TokenAnswer, sent: Option<&SecretString>) -> C
 async fn store_failure(
     account: &Account,
     source: &Source<'_>,
+    trigger: Trigger,
     turn: &Turn<'_>,
     intent: Intent,
     failure: &TokenFailure,
@@ -299,7 +306,7 @@ async fn store_failure(
         }
         (None, None) => None,
     };
-    plan(account, source, &mut refresh).await;
+    plan(account, source, trigger, &mut refresh).await;
     let (entry, event) = told.unzip();
     let entry = entry.map(|action| account.entry(AuditActor::Vault, action, Some(id)));
     account

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::future::{Either, Fuse, FusedFuture as _, FutureExt as _, select};
+use futures_util::stream::{Stream, StreamExt as _};
 
 use crate::clock::Timestamp;
 use crate::domain::directory::{ACCOUNT_BUCKETS, DueRow, RowName, WheelRow, due_bucket};
@@ -29,11 +30,11 @@ const AT_ONCE: usize = 256;
 /// How many slots the position may be ahead of what is durable: 17 minutes, so that a vault without OAuth hardly writes.
 const SLOTS_PER_STORE: u32 = 64;
 
-/// How many rows move in one commit.
-const MOVES: usize = 32;
+/// How many rows move in one commit at most: an engine removes few in one.
+const MOVES: usize = 80;
 
-/// When an account that could not be asked is asked again.
-const LATER: Duration = Duration::from_secs(5 * 60);
+/// When an account that could not be asked, or a connection that could not be helped, is asked again.
+pub(crate) const LATER: Duration = Duration::from_secs(5 * 60);
 
 /// How far the wheel has come.
 #[derive(Debug, Default)]
@@ -54,6 +55,9 @@ struct Taken {
     handle: AccountHandle,
     shard: ShardId,
 }
+
+/// A row that the wheel took, and when its account wants to be looked after next.
+type Answered = (Taken, Result<Option<Timestamp>, Error>);
 
 impl Wheel {
     fn position(&self) -> u32 {
@@ -160,27 +164,51 @@ impl Core {
                 .collect();
             // One opening of a shard serves all that is due in it.
             taken.sort_by_key(|taken| taken.shard.0);
-            let core = self;
-            let mut answers = futures_util::stream::iter(taken)
-                .map(|taken| async move {
-                    let next = core.ask(taken.handle, Caller::Vault, RefreshDue).await;
-                    (taken, next)
-                })
-                .buffer_unordered(AT_ONCE)
-                .chunks(MOVES);
-            while let Some(answered) = answers.next().await {
-                if self.is_closing() {
-                    return Err(Error::Closed);
-                }
-                moved = true;
-                self.move_rows(answered).await?;
-            }
+            let asked = futures_util::stream::iter(taken).map(|taken| async move {
+                let next = self.ask(taken.handle, Caller::Vault, RefreshDue).await;
+                (taken, next)
+            });
+            moved |= self.move_as_answered(asked.buffer_unordered(AT_ONCE)).await?;
         }
         Ok(moved)
     }
 
+    /// Moves the rows of accounts that have answered while others are still asked. Says whether there were any.
+    async fn move_as_answered(&self, answers: impl Stream<Item = Answered>) -> Result<bool, Error> {
+        let mut answers = std::pin::pin!(answers);
+        let mut moving = std::pin::pin!(Fuse::terminated());
+        let mut waiting = Vec::new();
+        let (mut moved, mut ended) = (false, false);
+        loop {
+            if self.is_closing() {
+                // A commit that is under way is not left behind: what the directory holds in memory must be what it stored.
+                if !moving.is_terminated() {
+                    moving.as_mut().await?;
+                }
+                return Err(Error::Closed);
+            }
+            if moving.is_terminated() && !waiting.is_empty() {
+                moved = true;
+                let batch: Vec<_> = waiting.drain(..waiting.len().min(MOVES)).collect();
+                moving.set(self.move_rows(batch).fuse());
+            }
+            if ended {
+                if moving.is_terminated() {
+                    return Ok(moved);
+                }
+                moving.as_mut().await?;
+                continue;
+            }
+            match select(moving.as_mut(), answers.next()).await {
+                Either::Left((done, _)) => done?,
+                Either::Right((Some(answered), _)) => waiting.push(answered),
+                Either::Right((None, _)) => ended = true,
+            }
+        }
+    }
+
     /// Moves rows to where their accounts are due next.
-    async fn move_rows(&self, answered: Vec<(Taken, Result<Option<Timestamp>, Error>)>) -> Result<(), Error> {
+    async fn move_rows(&self, answered: Vec<Answered>) -> Result<(), Error> {
         let after = self.wheel.position().saturating_add(1);
         let later = self.clock.now().plus(LATER);
         let moves: Vec<_> = answered

@@ -16,6 +16,7 @@ use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::ops::connections::read_connection;
 use crate::runtime::refresh::{Source, ensure, read_refresh, spread};
+use crate::runtime::wheel::LATER;
 
 /// When the wheel asks again for a connection that it could do nothing for: disabled, or its provider has no settings.
 const MUCH_LATER: Duration = Duration::from_secs(60 * 60);
@@ -37,7 +38,16 @@ impl Operation for RefreshDue {
             account.with_state(|state| state.dues.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect())?;
         let mut postponed = BTreeMap::new();
         for id in due {
-            postponed.extend(look_after(account, id).await?.map(|again| (id, again)));
+            let again = match look_after(account, id).await {
+                Ok(again) => again,
+                Err(Error::Closed) => return Err(Error::Closed),
+                // The account's other connections are looked after all the same, and their times stay known.
+                Err(error) => {
+                    tracing::warn!(account = %account.handle(), connection = %id, %error, "a connection's tokens could not be looked after");
+                    Some(account.now().plus(LATER))
+                }
+            };
+            postponed.extend(again.map(|again| (id, again)));
         }
         // What came due in the meantime is due still.
         account.with_state(|state| state.dues.iter().map(|(id, at)| *postponed.get(id).unwrap_or(at)).min())
