@@ -1,5 +1,7 @@
 //! The actor of one linked account. It owns the account's state on one thread; a panic in a request ends that request only.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -8,6 +10,7 @@ use std::task;
 
 use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message};
 use futures_channel::oneshot;
+use futures_lite::future::yield_now;
 use futures_util::FutureExt as _;
 
 use crate::domain::error::Error;
@@ -73,13 +76,14 @@ pub(crate) fn job<O: Operation>(operation: O, caller: Caller) -> (Box<dyn Job>, 
 
 pub(crate) struct AccountActor {
     account: Rc<Account>,
+    turns: Rc<Turns>,
 }
 
 impl AccountActor {
     pub(crate) fn new(account: Account, context: &mut Context<Self>) -> Self {
         // The gate before the mailbox bounds what is under way, mailbox included; this bound only has to be no smaller.
         context.set_mailbox_capacity(account.core.settings.mailbox_capacity.saturating_add(1));
-        Self { account: Rc::new(account) }
+        Self { account: Rc::new(account), turns: Rc::default() }
     }
 }
 
@@ -92,7 +96,8 @@ impl Handler<Work> for AccountActor {
 
     fn handle(&mut self, work: Work, _: &mut Context<Self>) {
         let Work { job, pass } = work;
-        run_or_spawn(Wiping(Box::pin(job.run(Rc::clone(&self.account)).map(move |()| drop(pass)))));
+        let request = Wiping(Box::pin(job.run(Rc::clone(&self.account)).map(move |()| drop(pass))));
+        self.turns.take(request);
     }
 }
 
@@ -165,6 +170,46 @@ impl Future for Wiping {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<()> {
         wiping_stack::<REQUEST_STACK, _>(|| self.0.as_mut().poll(context))
+    }
+}
+
+/// How many requests of one account run at once before it has to wait for its turn.
+const REQUESTS_AT_ONCE: usize = 4;
+
+/// The requests of one account that wait for its turn on the thread. An actor's mailbox is handled until it is empty, so a flooded
+/// account would hold up its neighbours for as long as the flood lasts; here it goes to the end of the line after every request.
+#[derive(Default)]
+struct Turns {
+    waiting: RefCell<VecDeque<Wiping>>,
+    /// How many requests were run since nothing waited.
+    run: Cell<usize>,
+    working_off: Cell<bool>,
+}
+
+impl Turns {
+    /// Runs a request at once, or puts it behind those that wait.
+    fn take(self: &Rc<Self>, request: Wiping) {
+        if self.run.get() < REQUESTS_AT_ONCE {
+            self.run.set(self.run.get() + 1);
+            run_or_spawn(request);
+            return;
+        }
+        self.waiting.borrow_mut().push_back(request);
+        if !self.working_off.replace(true) {
+            actix::spawn(Rc::clone(self).work_off());
+        }
+    }
+
+    /// One at a time: a thread looks at what comes from other threads only after some thirty steps of its own.
+    async fn work_off(self: Rc<Self>) {
+        loop {
+            let request = self.waiting.borrow_mut().pop_front();
+            let Some(request) = request else { break };
+            run_or_spawn(request);
+            yield_now().await;
+        }
+        self.working_off.set(false);
+        self.run.set(0);
     }
 }
 
