@@ -113,7 +113,7 @@ def account_rows():
     for key, sealed in rows.items():
         element = mac(derive(ACCOUNT_KEY, "account-digest"), "account-digest", key, sealed[5:13], sealed[-16:])
         digest = bytes(a ^ b for a, b in zip(digest, element))
-    head = encoded(digest, varint(1), bytes(32), varint(2), link, varint(1))
+    head = encoded(digest, varint(1), bytes(32), varint(2), link, varint(1), varint(0))
     rows[b"h"] = envelope(derive(ACCOUNT_KEY, "account-head"), 1, 1, nonce(0x66), aad(b"h"), head)
     rows[name] = audit
     plain = {b"k": ACCOUNT_KEY, b"t": TOKEN_KEY, b"a": AUDIT_KEY, b"i": info, b"h": head, name: segment}

@@ -14,6 +14,7 @@
 //! | `d` | slot of time (4 bytes, big-endian) ‖ handle | an account that the refresh wheel looks after then |
 //! | `w` | – | how far the refresh wheel has come |
 //! | `e` | environment | facts of the environment: whether its first API key was handed out, the ends of its audit chain |
+//! | `j` | number | what happened to accounts lately and is not in their own audits yet; in a bucket of its own |
 //! | `u` | first sequence | a segment of an environment's API-key audit; in a range of its own, covered by the chain |
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,10 @@ use crate::ids::{AccountHandle, ApiKeyId, Environment, ShardId};
 pub(crate) const ACCOUNT_BUCKETS: u16 = 4096;
 /// The bucket of everything that there is little of: API keys, providers, environments, tombstones.
 pub(crate) const CONTROL_BUCKET: u16 = ACCOUNT_BUCKETS;
+/// The bucket of the journal.
+pub(crate) const JOURNAL_BUCKET: u16 = ACCOUNT_BUCKETS + 1;
 /// All buckets that have a head.
-pub(crate) const BUCKETS: u16 = ACCOUNT_BUCKETS + 1;
+pub(crate) const BUCKETS: u16 = ACCOUNT_BUCKETS + 2;
 /// Where the API-key audit's segments begin; one range per environment.
 const AUDIT_RANGE: u16 = 0xf000;
 
@@ -44,6 +47,7 @@ pub(crate) enum RowName {
     Due(u32, AccountHandle),
     WheelPosition,
     Environment(Environment),
+    Journal(u64),
     AuditSegment(Environment, u64),
 }
 
@@ -61,6 +65,7 @@ impl RowName {
             | RowName::Tombstone(_)
             | RowName::WheelPosition
             | RowName::Environment(_) => Some(CONTROL_BUCKET),
+            RowName::Journal(_) => Some(JOURNAL_BUCKET),
             RowName::AuditSegment(..) => None,
         }
     }
@@ -86,6 +91,7 @@ impl RowName {
             }
             RowName::WheelPosition => push(&mut bytes, b'w', None, &[]),
             RowName::Environment(environment) => push(&mut bytes, b'e', Some(environment), &[]),
+            RowName::Journal(number) => push(&mut bytes, b'j', None, &number.to_be_bytes()),
             RowName::AuditSegment(_, first) => push(&mut bytes, b'u', None, &first.to_be_bytes()),
         }
         bytes
@@ -108,6 +114,7 @@ impl RowName {
                 RowName::Due(u32::from_be_bytes(*slot), AccountHandle::from_bytes(handle.try_into().ok()?))
             }
             b'w' if rest.is_empty() => RowName::WheelPosition,
+            b'j' => RowName::Journal(u64::from_be_bytes(rest.try_into().ok()?)),
             b'x' => RowName::Tombstone(AccountHandle::from_bytes(rest.try_into().ok()?)),
             b'e' => with_environment(rest, |environment, _: [u8; 0]| RowName::Environment(environment))?,
             b'u' => {
@@ -220,6 +227,7 @@ mod tests {
             RowName::Due(u32::MAX, handle),
             RowName::WheelPosition,
             RowName::Environment(Environment::Production),
+            RowName::Journal(78),
             RowName::AuditSegment(Environment::Production, 77),
         ];
         for name in names {

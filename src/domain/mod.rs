@@ -14,6 +14,7 @@ pub(crate) mod grants;
 pub(crate) mod head;
 pub(crate) mod host;
 pub(crate) mod inject;
+pub(crate) mod journal;
 pub(crate) mod oauth;
 mod origin;
 pub(crate) mod provider;

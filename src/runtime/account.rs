@@ -2,7 +2,6 @@
 //! they are written. Lives on one arbiter; what several requests share is borrowed only between awaits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,11 +18,14 @@ use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
+use crate::domain::journal::Noted;
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
-use crate::runtime::core::{AUDIT_DELAY, AuditPolicy, Core};
+use crate::runtime::core::{AuditPolicy, Core};
 use crate::runtime::events::EventKind;
 use crate::runtime::flights::Flights;
+use crate::runtime::journal;
+use crate::runtime::pending::Pending;
 use crate::runtime::view::AccountView;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
 
@@ -33,11 +35,8 @@ pub(crate) const GONE: Error = Error::NotFound { what: Item::LinkedAccount };
 /// Rows read in one step of a scan.
 const SCAN_STEP: usize = 256;
 
-/// How many entries may wait before a request has to write them first.
+/// How many entries may wait for the account's next commit before a request has to make one for them.
 const MAX_PENDING: usize = 512;
-
-/// How many entries that waited go into one commit: at some 800 bytes each at most, they fit beside the largest credential.
-const MAX_ENTRIES_PER_COMMIT: usize = 48;
 
 /// A resident account.
 pub(crate) struct Account {
@@ -53,7 +52,10 @@ pub(crate) struct Account {
     committed: Signal,
     locator: [u8; 32],
     pending: RefCell<Pending>,
-    flush_scheduled: Cell<bool>,
+    /// On the list of those whose notes the journal is to take.
+    listed: Cell<bool>,
+    /// What the journal has of the account was looked at.
+    recovered: Cell<bool>,
     rotation_found: Cell<bool>,
     /// Requests for new tokens that are under way.
     pub(crate) flights: Flights,
@@ -66,13 +68,6 @@ pub(crate) struct Account {
 struct Loaded {
     tree: Arc<dyn Tree>,
     state: AccountState,
-}
-
-/// What happened and is not written yet: it goes with the next commit, or within [`AUDIT_DELAY`].
-#[derive(Default)]
-struct Pending {
-    entries: Vec<audit::NewEntry>,
-    used: BTreeMap<ConnectionId, Timestamp>,
 }
 
 /// The right to change the account, held until the change is durable.
@@ -92,7 +87,8 @@ impl Account {
             committed: Signal::new(),
             locator: place.locator,
             pending: RefCell::default(),
-            flush_scheduled: Cell::new(false),
+            listed: Cell::new(false),
+            recovered: Cell::new(false),
             rotation_found: Cell::new(false),
             flights: Flights::default(),
             retired: Cell::new(false),
@@ -146,6 +142,7 @@ impl Account {
         }
         if self.loaded.borrow().is_none() {
             let loaded = self.load_proven().await?;
+            self.recover(loaded.state.facts.noted).await?;
             self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
             self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
             *self.loaded.borrow_mut() = Some(loaded);
@@ -230,9 +227,10 @@ impl Account {
         draft: impl FnOnce(&mut Draft<'_>) -> Result<R, Error>,
     ) -> Result<(Change, usize, R), Error> {
         let waiting = {
-            let pending = self.pending.borrow();
-            drafted.audit(pending.entries.iter().take(MAX_ENTRIES_PER_COMMIT).cloned());
-            pending.entries.len().min(MAX_ENTRIES_PER_COMMIT)
+            let mut pending = self.pending.borrow_mut();
+            let entries = pending.hand_to_commit();
+            drafted.audit_noted(entries);
+            entries.len()
         };
         let answer = draft(&mut drafted)?;
         Ok((drafted.finish()?, waiting, answer))
@@ -240,7 +238,7 @@ impl Account {
 
     /// Writes entries in commits of their own until the rest fits beside any change.
     async fn write_surplus_entries(&self, _: &Turn<'_>) -> Result<(), Error> {
-        while self.pending.borrow().entries.len() > MAX_ENTRIES_PER_COMMIT {
+        while self.pending.borrow().is_surplus() {
             let (change, waiting, ()) = self.with_keys(|state, keys| self.finish(Draft::new(state, keys), |_| Ok(())))?;
             self.commit(change, waiting).await?;
         }
@@ -248,38 +246,45 @@ impl Account {
     }
 
     /// Notes what happened without a change of its own. Returns when the entry is as durable as the audit policy asks.
-    pub(crate) async fn note(&self, actor: AuditActor, action: AuditAction, target: Option<ConnectionId>) -> Result<(), Error> {
-        let entry = audit::NewEntry { at: self.now(), actor, action, target };
+    pub(crate) async fn note(
+        self: &Rc<Self>,
+        actor: AuditActor,
+        action: AuditAction,
+        target: Option<ConnectionId>,
+    ) -> Result<(), Error> {
         let waiting = {
             let mut pending = self.pending.borrow_mut();
-            audit::append(&mut pending.entries, entry);
-            pending.entries.len()
+            pending.note(audit::NewEntry { at: self.now(), actor, action, target });
+            pending.len()
         };
         match self.core.settings.audit_policy {
             AuditPolicy::Strict => self.flush().await,
             AuditPolicy::Batched if waiting >= MAX_PENDING => self.flush().await,
-            AuditPolicy::Batched => Ok(()),
+            AuditPolicy::Batched => {
+                journal::list(self);
+                Ok(())
+            }
         }
     }
 
     /// Remembers that a connection's credential was used; written with the next commit.
     pub(crate) fn touch(&self, connection: ConnectionId) {
-        self.pending.borrow_mut().used.insert(connection, self.now());
+        self.pending.borrow_mut().touch(connection, self.now());
     }
 
     /// When the connection was last used, if that is not written yet.
     pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
-        self.pending.borrow().used.get(&connection).copied()
+        self.pending.borrow().touched(connection)
     }
 
-    /// Writes what waits. Called by the timer, before passivation and before closing.
+    /// Writes what waits into the account's audit: before passivation, and when the journal has kept it for long enough.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
         if self.pending.borrow().is_empty() {
             return Ok(());
         }
         let turn = self.own_turn().await?;
         // What was used since: each connection's record, if it is still there.
-        let used = std::mem::take(&mut self.pending.borrow_mut().used);
+        let used = self.pending.borrow_mut().take_used();
         let mut records = Vec::new();
         for (id, at) in used {
             if let Some(plain) = self.read(RecordKey::Connection(id)).await? {
@@ -304,7 +309,12 @@ impl Account {
 
     /// Writes what waits, or forgets it, and lets nothing touch the account from here on: its actor stops.
     pub(crate) async fn retire(&self, keep: bool) -> Result<(), Error> {
-        let flushed = if keep { self.flush().await } else { Ok(()) };
+        let flushed = match keep {
+            // The journal keeps the rest: a vault with many accounts at work closes as fast as any.
+            true if self.core.is_closing() => self.keep_in_journal().await,
+            true => self.flush().await,
+            false => Ok(()),
+        };
         // Waits for a change that is under way.
         let turn = self.changes.lock().await;
         self.retired.set(true);
@@ -342,27 +352,41 @@ impl Account {
         &self.locator
     }
 
-    /// Starts the timer that writes what waits, unless it runs.
-    pub(crate) fn schedule_flush(self: &Rc<Self>) {
-        if self.pending.borrow().is_empty() || self.flush_scheduled.replace(true) {
-            return;
+    /// What the account's audit does not have, and the journal neither.
+    pub(crate) fn hand_to_journal(&self) -> Option<Noted> {
+        self.pending.borrow_mut().hand_to_journal(self.owner.handle)
+    }
+
+    /// The journal has every note before this number.
+    pub(crate) fn kept(&self, next: u64) {
+        self.pending.borrow_mut().kept(next);
+    }
+
+    /// Puts the account on the list of those whose notes the journal is to take, or says that it was taken off. Answers whether it
+    /// was on it.
+    pub(crate) fn set_listed(&self, listed: bool) -> bool {
+        self.listed.replace(listed)
+    }
+
+    async fn keep_in_journal(&self) -> Result<(), Error> {
+        while let Some(noted) = self.hand_to_journal() {
+            let next = noted.next();
+            self.core.write_journal(vec![(self.shard, noted)]).await?;
+            self.kept(next);
         }
-        let account = Rc::clone(self);
-        actix::spawn(async move {
-            loop {
-                actix::clock::sleep(AUDIT_DELAY).await;
-                account.flush_scheduled.set(false);
-                match account.flush().await {
-                    Ok(()) => return,
-                    // The entries still wait; so does the timer, unless another one was started meanwhile.
-                    Err(error) if error.is_retryable() && !account.flush_scheduled.replace(true) => {}
-                    Err(error) => {
-                        tracing::warn!(account = %account.handle(), %error, "audit entries could not be written");
-                        return;
-                    }
-                }
-            }
-        });
+        Ok(())
+    }
+
+    /// Brings what waits into line with what the audit has by now, and takes over what the journal kept when the account was last
+    /// resident.
+    async fn recover(&self, noted: u64) -> Result<(), Error> {
+        self.pending.borrow_mut().settle(noted);
+        if !self.recovered.get() {
+            let kept = self.core.kept_in_journal(&self.owner.handle, noted).await?;
+            self.pending.borrow_mut().recover(kept);
+            self.recovered.set(true);
+        }
+        Ok(())
     }
 
     /// Everything about damage to this account's rows that a caller may know.
@@ -390,6 +414,7 @@ impl Account {
             let _under_way = UnderWay::begin(self);
             tree.commit(commit).await
         };
+        let noted = change.facts.noted;
         // No await from here on: whoever waited for the end sees the state that comes with it.
         if let Err(error) = committed {
             // What is durable now is not known here.
@@ -405,7 +430,10 @@ impl Account {
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
             self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
         }
-        self.pending.borrow_mut().entries.drain(..waiting);
+        self.pending.borrow_mut().committed(waiting);
+        if waiting > 0 {
+            self.core.journal.merged(&self.owner.handle, noted);
+        }
         Ok(())
     }
 
@@ -457,12 +485,6 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.committing.set(false);
         self.0.committed.notify(usize::MAX);
-    }
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.used.is_empty()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::runtime::core::{Core, Settings};
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
 use crate::runtime::head::VaultHead;
+use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
 use crate::runtime::router::Router;
@@ -134,6 +135,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         http,
         limits: Limits::default(),
         wheel: Wheel::default(),
+        journal: Journal::default(),
         started: Instant::now(),
         creating: std::sync::Mutex::default(),
         swept: std::sync::Mutex::default(),
@@ -150,6 +152,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         async move {
             core.load_api_keys().await?;
             core.load_wheel().await?;
+            core.load_journal().await?;
             core.finish_deletions().await.map(drop)
         }
     }));
@@ -161,6 +164,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
     }
     core.arbiters.spawn(keep_house(Arc::clone(&core)));
     core.arbiters.spawn(Arc::clone(&core).turn_wheel());
+    core.arbiters.spawn(Arc::clone(&core).keep_journal_short());
     Ok((core, threads))
 }
 
@@ -179,8 +183,9 @@ pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
                 return Ok(());
             }
             core.work.close().await;
+            let kept = core.keep_all_notes().await;
             core.router.retire_all().await;
-            let written = core.write_denials().await.and(core.write_last_used().await);
+            let written = kept.and(core.write_denials().await).and(core.write_last_used().await);
             core.events.close();
             // Whatever came before, the files are closed and the lock is let go.
             let stored = core.storage.close().await;

@@ -196,6 +196,5 @@ pub(crate) async fn refuse(
 ) -> Result<(), Error> {
     let action = AuditAction::Denied { what: doing.into(), reason, count: 1 };
     account.note(actor, action, None).await?;
-    account.schedule_flush();
     account.tell(EventKind::Denied)
 }

@@ -23,6 +23,7 @@ use crate::runtime::caller::Caller;
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
 use crate::runtime::gate::Gate;
+use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
 use crate::runtime::router::Router;
@@ -30,7 +31,7 @@ use crate::runtime::system::Arbiters;
 use crate::runtime::wheel::Wheel;
 use crate::storage::Storage;
 
-/// How long an audit entry that needs no commit of its own may wait for one. Leaves time to write it within the promised 100 ms.
+/// How long an audit entry that needs no commit of its own waits for others. Leaves time to write it within the promised 100 ms.
 pub(crate) const AUDIT_DELAY: Duration = Duration::from_millis(60);
 
 /// When the entries of mints, uses, reveals and refusals become durable in an account's audit. Changes are always one commit with
@@ -38,7 +39,8 @@ pub(crate) const AUDIT_DELAY: Duration = Duration::from_millis(60);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditPolicy {
-    /// Within 100 ms, and before the account is passivated or the vault closed. The default.
+    /// Within 100 ms, and before the account is passivated or the vault closed. The default. Within 30 seconds they are in the
+    /// account's own chain; until then the vault's journal keeps them.
     #[default]
     Batched,
     /// Before the answer: when the entry can't be made durable, the answer is refused.
@@ -84,6 +86,7 @@ pub(crate) struct Core {
     pub(crate) http: Arc<dyn HttpClient>,
     pub(crate) limits: Limits,
     pub(crate) wheel: Wheel,
+    pub(crate) journal: Journal,
     pub(crate) started: Instant,
     /// Accounts that are being made and have no directory row yet: their trees are no orphans.
     pub(crate) creating: Mutex<HashSet<AccountHandle>>,

@@ -104,6 +104,7 @@ impl Core {
         change.put(tombstone, &TombstoneRow { environment, shard: place.shard }).await?;
         self.audit_keys_in(&mut change, environment, actor, AuditAction::AccountDeleted { account: located.handle }).await?;
         change.commit().await?;
+        self.journal.forget(&located.handle);
         drop(deleting);
         self.shred(place.shard, vec![located.handle]).await?;
         self.events.send(environment, id.as_str(), EventKind::AccountDeleted);

@@ -53,6 +53,7 @@ pub(crate) fn rows(keyring: &Keyring, birth: Birth<'_>) -> Result<Born, Error> {
             sequence: 0,
             digest: Digest::EMPTY,
             audit: ChainEnds::EMPTY,
+            noted: 0,
             wrapped: WrappedKeys { account: account_key, token: token_key, audit: audit_key, previous_account: None },
         },
         index: std::collections::BTreeMap::new(),

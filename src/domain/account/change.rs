@@ -14,6 +14,7 @@ use crate::domain::account::state::{AccountState, Facts, Stamp};
 use crate::domain::audit;
 use crate::domain::error::Error;
 use crate::domain::head::Digest;
+use crate::domain::journal::notes;
 use crate::domain::{Key, Label};
 use crate::ids::{ConnectionId, SessionTokenId};
 
@@ -152,6 +153,13 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Adds entries that were noted before, and so have numbers.
+    pub(crate) fn audit_noted(&mut self, entries: &[audit::NewEntry]) {
+        self.facts.noted += entries.iter().map(notes).sum::<u64>();
+        // As they are: each was frozen when it was handed out.
+        self.entries.extend_from_slice(entries);
+    }
+
     /// Removes the segment of the audit that begins with this sequence. The caller sets the chain's first end.
     pub(crate) fn remove_segment(&mut self, first: u64) {
         self.pruned.push(first);
@@ -212,7 +220,7 @@ impl<'a> Draft<'a> {
     }
 
     fn seal_head(&self) -> Result<Vec<u8>, Error> {
-        let head = HeadRecord { digest: self.facts.digest.bytes(), audit: self.facts.audit.clone() };
+        let head = HeadRecord { digest: self.facts.digest.bytes(), audit: self.facts.audit.clone(), noted: self.facts.noted };
         let plain = codec::encode(&head).map_err(|_| Error::Internal { doing: "encoding the head" })?;
         Ok(self.state.owner.with_aad(RecordKey::Head, |aad| {
             envelope::seal(&self.keys.head, self.facts.key_version, aad, self.facts.sequence, &plain)

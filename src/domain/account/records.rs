@@ -184,6 +184,8 @@ pub(crate) struct SpentToken {
 pub(crate) struct HeadRecord {
     pub(crate) digest: [u8; 32],
     pub(crate) audit: ChainEnds,
+    /// Up to which number the audit has the account's notes (`domain/journal.rs`).
+    pub(crate) noted: u64,
 }
 
 /// The two ends of an audit chain: what was pruned before the first kept entry, and the last link.

@@ -45,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) sequence: u64,
     pub(crate) digest: Digest,
     pub(crate) audit: ChainEnds,
+    /// Up to which number the audit has the account's notes.
+    pub(crate) noted: u64,
     pub(crate) wrapped: WrappedKeys,
 }
 
@@ -122,6 +124,7 @@ impl AccountState {
             sequence: head_stamp.revision,
             digest,
             audit: head.audit,
+            noted: head.noted,
             wrapped,
         };
         Ok(Self { owner, facts, index, spent: Arc::new(spent), dues })

@@ -76,7 +76,6 @@ impl Operation for BeginConnect {
         let url = authorization.url(&provider.oauth, &provider.client);
         let url = url.ok_or(ConnectError::Unsupported { what: "authorization endpoint" })?;
         account.note(caller.actor(), AuditAction::ConnectBegun { provider: flow.provider }, flow.connection).await?;
-        account.schedule_flush();
         Ok(Box::new(AuthorizationRequest { url, expires_at: expires }))
     }
 }
@@ -382,10 +381,7 @@ async fn invalid(account: &Rc<Account>, actor: AuditActor, reason: DenialReason)
 async fn failed(account: &Rc<Account>, caller: &Admitted<'_>, flow: &Flow, error: ConnectError) -> Error {
     let action = AuditAction::ConnectFailed { provider: flow.provider.clone(), reason: error.to_string() };
     match account.note(caller.actor(), action, flow.connection).await {
-        Ok(()) => {
-            account.schedule_flush();
-            error.into()
-        }
+        Ok(()) => error.into(),
         Err(error) => error,
     }
 }

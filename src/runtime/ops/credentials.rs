@@ -38,7 +38,6 @@ impl Operation for Reveal {
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
         account.touch(self.0);
-        account.schedule_flush();
         account.tell(EventKind::ConnectionRevealed { connection: self.0 })?;
         Ok(revealed)
     }
@@ -94,7 +93,6 @@ impl Operation for Use {
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::CredentialUsed { host }, Some(self.connection)).await?;
         account.touch(self.connection);
-        account.schedule_flush();
         account.tell(EventKind::ConnectionUsed { connection: self.connection })?;
         Ok(Box::new(Usable { settings, revealed, generation }))
     }

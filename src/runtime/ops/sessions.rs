@@ -63,7 +63,6 @@ impl Operation for Mint {
         })??;
         let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
         account.note(caller.actor(), action, None).await?;
-        account.schedule_flush();
         account.tell(EventKind::SessionMinted { session: claims.id })?;
         Ok(Box::new(MintedToken { token, id: claims.id, expires_at: claims.expires }))
     }

@@ -1,0 +1,348 @@
+//! The journal: keeps durable what happened to accounts until their own audits have it.
+//!
+//! A mint or a use is no change of its account, and a commit for each would cost some hundred times as much as the mint. So what
+//! the accounts of one thread noted within [`AUDIT_DELAY`] becomes a row of the directory, whatever the number of accounts, and goes
+//! into each account's audit with its next commit. An account that has none by itself is asked for one after [`MERGE_AFTER`], before
+//! it is passivated, or when the journal gets long; a row goes when every account in it has done so.
+//!
+//! Notes are numbered (`domain/journal.rs`), so a note that both the journal and the audit have counts once, whenever the vault
+//! stopped between the two.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use crate::domain::directory::{JOURNAL_BUCKET, RowName};
+use crate::domain::error::Error;
+use crate::domain::journal::{self, JournalRow, Noted};
+use crate::ids::{AccountHandle, ShardId};
+use crate::runtime::account::Account;
+use crate::runtime::actor::Operation;
+use crate::runtime::caller::{Admitted, Caller, Needs};
+use crate::runtime::core::{AUDIT_DELAY, Core};
+
+/// How long a note may stand in the journal alone.
+const MERGE_AFTER: Duration = Duration::from_secs(30);
+
+/// How often it is looked for notes that stood in it for longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// About how many bytes of notes the journal has at most; half of it stays when the oldest are merged. Bounds what opening reads.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How many accounts merge at the same time.
+const AT_ONCE: usize = 64;
+
+/// How many rows are removed in one commit: each may need as many pages as an engine rewrites for some ten small ones.
+const REMOVED_AT_ONCE: usize = 8;
+
+/// What the journal holds.
+#[derive(Debug, Default)]
+pub(crate) struct Journal(Mutex<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
+    /// The number of the next row.
+    next: u64,
+    rows: BTreeMap<u64, Written>,
+    bytes: usize,
+    accounts: HashMap<AccountHandle, Waiting>,
+    /// What was read when the vault was opened, for accounts that were not resident since.
+    recovered: HashMap<AccountHandle, Vec<Noted>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// Milliseconds since the vault was opened.
+    at: u64,
+    bytes: usize,
+}
+
+/// An account whose audit may not have all that the journal has of it.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    shard: ShardId,
+    /// Its notes are in this row and later ones.
+    first_row: u64,
+    /// The number of the note after its last one.
+    next: u64,
+}
+
+impl Journal {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account's audit has its notes up to this number.
+    pub(crate) fn merged(&self, handle: &AccountHandle, noted: u64) {
+        let mut index = self.index();
+        if index.accounts.get(handle).is_some_and(|waiting| waiting.next <= noted + 1) {
+            index.accounts.remove(handle);
+        }
+    }
+
+    /// The account is deleted: nobody will merge its notes.
+    pub(crate) fn forget(&self, handle: &AccountHandle) {
+        let mut index = self.index();
+        index.accounts.remove(handle);
+        index.recovered.remove(handle);
+    }
+
+    /// Rows, and accounts with notes in them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn len(&self) -> (usize, usize) {
+        let index = self.index();
+        (index.rows.len(), index.accounts.len())
+    }
+}
+
+impl Index {
+    fn add(&mut self, number: u64, written: Written, accounts: impl Iterator<Item = (AccountHandle, ShardId, u64)>) {
+        self.rows.insert(number, written);
+        self.bytes += written.bytes;
+        self.next = self.next.max(number + 1);
+        for (handle, shard, next) in accounts {
+            let waiting = self.accounts.entry(handle).or_insert(Waiting { shard, first_row: number, next });
+            waiting.next = waiting.next.max(next);
+        }
+    }
+
+    /// The last row that is old enough to be merged, or must be for the journal not to get too long.
+    fn last_to_merge(&self, now: u64, after: Duration) -> Option<u64> {
+        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let mut surplus = if self.bytes > MAX_BYTES { self.bytes - MAX_BYTES / 2 } else { 0 };
+        let mut last = None;
+        for (number, row) in &self.rows {
+            if surplus == 0 && now.saturating_sub(row.at) < after {
+                break;
+            }
+            surplus = surplus.saturating_sub(row.bytes);
+            last = Some(*number);
+        }
+        last
+    }
+
+    /// Rows that every account has merged.
+    fn done(&self) -> Vec<u64> {
+        let first = self.accounts.values().map(|waiting| waiting.first_row).min().unwrap_or(self.next);
+        self.rows.range(..first).map(|(number, _)| *number).collect()
+    }
+}
+
+impl Core {
+    /// Reads what the journal held when the vault was closed.
+    pub(crate) async fn load_journal(&self) -> Result<(), Error> {
+        let rows = self.directory.list::<JournalRow>(JOURNAL_BUCKET, |name| matches!(name, RowName::Journal(_))).await?;
+        let mut index = self.journal.index();
+        for (name, row) in rows {
+            let RowName::Journal(number) = name else { continue };
+            let written = Written { at: self.uptime_millis(), bytes: bytes_of(&row) };
+            // Which shard is only asked for the order in which accounts are loaded.
+            index.add(number, written, row.accounts.iter().map(|noted| (noted.handle, ShardId(0), noted.next())));
+            for noted in row.accounts {
+                index.recovered.entry(noted.handle).or_default().push(noted);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the journal has of an account beyond the notes up to this number.
+    pub(crate) async fn kept_in_journal(&self, handle: &AccountHandle, noted: u64) -> Result<Vec<Noted>, Error> {
+        let (mut number, end) = {
+            let mut index = self.journal.index();
+            let Some(waiting) = index.accounts.get(handle).copied() else { return Ok(Vec::new()) };
+            let recovered = index.recovered.remove(handle);
+            if waiting.next <= noted + 1 {
+                index.accounts.remove(handle);
+                return Ok(Vec::new());
+            }
+            if let Some(recovered) = recovered {
+                return Ok(recovered);
+            }
+            (waiting.first_row, index.next)
+        };
+        // Its actor ended without merging what it had: the rows still have it.
+        let mut kept = Vec::new();
+        while number < end {
+            let row: Option<JournalRow> = self.directory.get(RowName::Journal(number)).await?;
+            kept.extend(row.into_iter().flat_map(|row| row.accounts).filter(|noted| noted.handle == *handle));
+            number += 1;
+        }
+        Ok(kept)
+    }
+
+    /// Makes notes durable.
+    pub(crate) async fn write_journal(&self, noted: Vec<(ShardId, Noted)>) -> Result<(), Error> {
+        let shards: HashMap<_, _> = noted.iter().map(|(shard, noted)| (noted.handle, *shard)).collect();
+        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)) {
+            // One writer at a time, and in order: the lock of the bucket.
+            let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
+            let number = self.journal.index().next;
+            change.put(RowName::Journal(number), &row).await?;
+            change.commit().await?;
+            let written = Written { at: self.uptime_millis(), bytes: bytes_of(&row) };
+            let accounts = row.accounts.iter().map(|noted| {
+                let shard = shards.get(&noted.handle).copied().unwrap_or(ShardId(0));
+                (noted.handle, shard, noted.next())
+            });
+            self.journal.index().add(number, written, accounts);
+        }
+        Ok(())
+    }
+
+    /// Has accounts merge what stands in the journal for long, until the vault closes.
+    pub(crate) async fn keep_journal_short(self: Arc<Self>) {
+        while !self.is_closing() {
+            self.sleep_until_closing(LOOK_EVERY).await;
+            match self.merge_journal(MERGE_AFTER).await {
+                Ok(()) | Err(Error::Closed) => {}
+                Err(error) => tracing::warn!(%error, "the audit's journal could not be shortened; it is tried again"),
+            }
+        }
+    }
+
+    /// Has accounts merge what stands in the journal for so long.
+    pub(crate) async fn merge_journal(self: &Arc<Self>, after: Duration) -> Result<(), Error> {
+        let (mut waiting, begun_at) = {
+            let index = self.journal.index();
+            let Some(last) = index.last_to_merge(self.uptime_millis(), after) else { return Ok(()) };
+            let waiting: Vec<_> =
+                index.accounts.iter().filter(|(_, at)| at.first_row <= last).map(|(handle, at)| (at.shard.0, *handle)).collect();
+            (waiting, index.next)
+        };
+        // One opening of a shard serves all that wait in it.
+        waiting.sort_unstable();
+        let merged = futures_util::stream::iter(waiting).map(|(_, handle)| async move {
+            let merged = self.ask(handle, Caller::Vault, Merge).await;
+            (handle, merged)
+        });
+        let mut merged = std::pin::pin!(merged.buffer_unordered(AT_ONCE));
+        while let Some((handle, merged)) = merged.next().await {
+            if self.is_closing() {
+                return Err(Error::Closed);
+            }
+            match merged {
+                Ok(noted) => {
+                    self.journal.merged(&handle, noted);
+                    if let Some(waiting) = self.journal.index().accounts.get_mut(&handle) {
+                        // What was noted since is in later rows.
+                        waiting.first_row = waiting.first_row.max(begun_at);
+                    }
+                }
+                Err(Error::NotFound { .. }) => self.journal.forget(&handle),
+                Err(error) => tracing::warn!(account = %handle, %error, "an account could not take its notes from the journal"),
+            }
+        }
+        let done = self.journal.index().done();
+        for numbers in done.chunks(REMOVED_AT_ONCE) {
+            self.remove_rows(numbers).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_rows(&self, numbers: &[u64]) -> Result<(), Error> {
+        let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
+        for number in numbers {
+            change.remove(RowName::Journal(*number)).await?;
+        }
+        change.commit().await?;
+        let mut index = self.journal.index();
+        for number in numbers {
+            if let Some(row) = index.rows.remove(number) {
+                index.bytes -= row.bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the journal take everything that the accounts of all threads noted. For closing, when nothing is noted any more.
+    pub(crate) async fn keep_all_notes(self: &Arc<Self>) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for kept in self.arbiters.on_each(keep_listed) {
+            outcome = outcome.and(kept.await.unwrap_or(Err(Error::Closed)));
+        }
+        outcome
+    }
+}
+
+fn bytes_of(row: &JournalRow) -> usize {
+    row.accounts.iter().flat_map(|noted| &noted.entries).map(journal::weight).sum()
+}
+
+/// Writes what waits into the account's audit; answers up to which number the audit has its notes.
+struct Merge;
+
+impl Operation for Merge {
+    type Answer = u64;
+    const DOING: &'static str = "completing an account's audit";
+    const NEEDS: Needs = Needs::vault_only();
+
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<u64, Error> {
+        account.flush().await?;
+        account.with_state(|state| state.facts.noted)
+    }
+}
+
+thread_local! {
+    /// The accounts of this thread with notes that the journal does not have. A thread serves one vault.
+    static LISTED: RefCell<Vec<Rc<Account>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sees to it that the journal takes an account's notes within [`AUDIT_DELAY`].
+pub(crate) fn list(account: &Rc<Account>) {
+    if account.set_listed(true) {
+        return;
+    }
+    let first = LISTED.with_borrow_mut(|listed| {
+        listed.push(Rc::clone(account));
+        listed.len() == 1
+    });
+    if first {
+        actix::spawn(async {
+            loop {
+                actix::clock::sleep(AUDIT_DELAY).await;
+                match keep_listed().await {
+                    Err(error) if error.is_retryable() => {}
+                    Err(error) => return tracing::warn!(%error, "audit entries could not be written"),
+                    Ok(()) => return,
+                }
+            }
+        });
+    }
+}
+
+/// Has the journal take the notes of this thread's accounts.
+async fn keep_listed() -> Result<(), Error> {
+    let mut listed = LISTED.take();
+    let mut noted = Vec::with_capacity(listed.len());
+    let mut nexts = Vec::with_capacity(listed.len());
+    listed.retain(|account| {
+        account.set_listed(false);
+        let Some(unkept) = account.hand_to_journal() else { return false };
+        nexts.push(unkept.next());
+        noted.push((account.shard(), unkept));
+        true
+    });
+    let Some(core) = listed.first().map(|account| Arc::clone(&account.core)) else { return Ok(()) };
+    let written = core.write_journal(noted).await;
+    match &written {
+        Ok(()) => {
+            for (account, next) in listed.iter().zip(nexts) {
+                account.kept(next);
+                // What went into the account's audit meanwhile is not waited for.
+                if let Ok(noted) = account.with_state(|state| state.facts.noted) {
+                    core.journal.merged(&account.handle(), noted);
+                }
+            }
+        }
+        // They wait on.
+        Err(_) => {
+            LISTED.with_borrow_mut(|waiting| waiting.extend(listed.into_iter().filter(|account| !account.set_listed(true))))
+        }
+    }
+    written
+}
