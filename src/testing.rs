@@ -47,6 +47,20 @@ pub async fn refresh_what_is_due(vault: &Vault) -> Result<(), Error> {
     vault.core().refresh_what_is_due().await
 }
 
+/// Has the accounts take what the journal keeps for them into their audits, as the vault does by itself after 30 seconds.
+///
+/// # Errors
+/// What kept rows from being removed.
+pub async fn merge_journal(vault: &Vault) -> Result<(), Error> {
+    vault.core().merge_journal_now().await
+}
+
+/// How many rows the journal has, and how many accounts have notes in them that their audits may not have.
+#[must_use]
+pub fn journal_len(vault: &Vault) -> (usize, usize) {
+    vault.core().journal.len()
+}
+
 /// Makes the account's next request that opens a key panic while it holds the key.
 ///
 /// # Errors

@@ -13,6 +13,8 @@ mod events;
 mod executors;
 #[path = "runtime/head.rs"]
 mod head;
+#[path = "runtime/journal.rs"]
+mod journal;
 #[path = "runtime/lifecycle.rs"]
 mod lifecycle;
 #[path = "runtime/load.rs"]

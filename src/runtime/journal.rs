@@ -244,6 +244,13 @@ impl Core {
         Ok(())
     }
 
+    /// [`merge_journal`](Self::merge_journal) of everything, on the vault's own threads, for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) async fn merge_journal_now(self: &Arc<Self>) -> Result<(), Error> {
+        let core = Arc::clone(self);
+        self.run("shortening the journal", async move { core.merge_journal(Duration::ZERO).await }).await
+    }
+
     async fn remove_rows(&self, numbers: &[u64]) -> Result<(), Error> {
         let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
         for number in numbers {

@@ -93,6 +93,12 @@ impl ModelDisk {
         self.lock().operations
     }
 
+    /// How many of them wrote.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.lock().writes
+    }
+
     /// Lets the `nth` operation from now fail with an I/O error without doing anything (1 = the next one). If it is one that
     /// writes, the vault acknowledges nothing more until it is opened again.
     pub fn fail_nth(&self, nth: u64) {
