@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
+use crate::codec;
 use crate::domain::directory::{JOURNAL_BUCKET, RowName};
 use crate::domain::error::Error;
 use crate::domain::journal::{self, JournalRow, Noted};
@@ -31,8 +32,11 @@ const MERGE_AFTER: Duration = Duration::from_secs(30);
 /// How often it is looked for notes that stood in it for longer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// About how many bytes of notes the journal has at most; half of it stays when the oldest are merged. Bounds what opening reads.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// About how many bytes the journal's rows have at most; half of it stays when the oldest are merged. Bounds what opening reads and
+/// what the notes that wait take of memory.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+const UNREADABLE: Error = Error::Internal { doing: "encoding or decoding a row of the journal" };
 
 /// How many accounts merge at the same time.
 const AT_ONCE: usize = 64;
@@ -136,11 +140,12 @@ impl Index {
 impl Core {
     /// Reads what the journal held when the vault was closed.
     pub(crate) async fn load_journal(&self) -> Result<(), Error> {
-        let rows = self.directory.list::<JournalRow>(JOURNAL_BUCKET, |name| matches!(name, RowName::Journal(_))).await?;
+        let rows = self.directory.list_bytes(JOURNAL_BUCKET, |name| matches!(name, RowName::Journal(_))).await?;
         let mut index = self.journal.index();
-        for (name, row) in rows {
+        for (name, plain) in rows {
             let RowName::Journal(number) = name else { continue };
-            let written = Written { at: self.uptime_millis(), bytes: bytes_of(&row) };
+            let row: JournalRow = codec::decode(&plain).map_err(|_| UNREADABLE)?;
+            let written = Written { at: self.uptime_millis(), bytes: plain.len() };
             // Which shard is only asked for the order in which accounts are loaded.
             index.add(number, written, row.accounts.iter().map(|noted| (noted.handle, ShardId(0), noted.next())));
             for noted in row.accounts {
@@ -182,9 +187,10 @@ impl Core {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
             let number = self.journal.index().next;
-            change.put(RowName::Journal(number), &row).await?;
+            let plain = codec::encode(&row).map_err(|_| UNREADABLE)?;
+            change.put_bytes(RowName::Journal(number), &plain).await?;
             change.commit().await?;
-            let written = Written { at: self.uptime_millis(), bytes: bytes_of(&row) };
+            let written = Written { at: self.uptime_millis(), bytes: plain.len() };
             let accounts = row.accounts.iter().map(|noted| {
                 let shard = shards.get(&noted.handle).copied().unwrap_or(ShardId(0));
                 (noted.handle, shard, noted.next())
@@ -276,10 +282,6 @@ impl Core {
     }
 }
 
-fn bytes_of(row: &JournalRow) -> usize {
-    row.accounts.iter().flat_map(|noted| &noted.entries).map(journal::weight).sum()
-}
-
 /// Writes what waits into the account's audit; answers up to which number the audit has its notes.
 struct Merge;
 
@@ -347,9 +349,11 @@ async fn keep_listed() -> Result<(), Error> {
             }
         }
         // They wait on.
-        Err(_) => {
-            LISTED.with_borrow_mut(|waiting| waiting.extend(listed.into_iter().filter(|account| !account.set_listed(true))))
+        Err(error) if error.is_retryable() => {
+            LISTED.with_borrow_mut(|waiting| waiting.extend(listed.into_iter().filter(|account| !account.set_listed(true))));
         }
+        // With the next note, or when the account makes a commit.
+        Err(_) => {}
     }
     written
 }

@@ -104,9 +104,9 @@ fn power_cut_at_any_write_of_merging_loses_nothing_and_doubles_nothing() {
             let disk = restored(&image);
             let vault = on_disk(&disk).open().await.unwrap();
             if nth % 2 == 0 {
-                disk.fail_nth_write(nth)
+                disk.fail_nth_write(nth);
             } else {
-                disk.fail_nth_write_in_doubt(nth)
+                disk.fail_nth_write_in_doubt(nth);
             }
             let merged = merge_journal(&vault).await;
             let all_went_well = disk.disarm();
