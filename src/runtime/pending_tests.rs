@@ -54,9 +54,10 @@ const HANDLE: AccountHandle = AccountHandle::from_bytes([1; 16]);
 impl World {
     fn note(&mut self, denied: bool) {
         let number = if denied { 0 } else { self.happened.len() as u64 + 1 };
-        let action = match denied {
-            true => AuditAction::Denied { what: "using".into(), reason: DenialReason::Revoked, count: 1 },
-            false => AuditAction::SecretRevealed,
+        let action = if denied {
+            AuditAction::Denied { what: "using".into(), reason: DenialReason::Revoked, count: 1 }
+        } else {
+            AuditAction::SecretRevealed
         };
         self.happened.push(number);
         self.pending.note(NewEntry { at: Timestamp::from_millis(number), actor: AuditActor::Vault, action, target: None });
