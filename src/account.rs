@@ -23,7 +23,7 @@ use crate::runtime::ops::connect::{BeginConnect, CompleteConnect, ConnectClient,
 use crate::runtime::ops::connections::{AddConnection, ListConnections};
 use crate::runtime::ops::info::{Delete, ReadInfo, SetDisabled, SetMetadata};
 use crate::runtime::ops::keys::RotateAccountKey;
-use crate::runtime::ops::sessions::{Mint, MintedToken, RevokeAllSessions, RevokeSession};
+use crate::runtime::ops::sessions::{MintedToken, RevokeAllSessions, RevokeSession};
 use crate::vault::Inner;
 
 /// One linked account: one customer of yours. Made by [`Backend::account`] and [`Backend::create_account`].
@@ -241,7 +241,7 @@ impl Account {
     /// # }
     /// ```
     pub async fn mint_session_token(&self, options: SessionOptions) -> Result<MintedToken, Error> {
-        self.ask(Mint(Box::new(options))).await.map(|minted| *minted)
+        self.core().mint(self.located.handle, &self.key, options).await
     }
 
     /// Revokes one session token; once this returns it is refused everywhere. An id that was never minted is no error, so that

@@ -18,13 +18,12 @@ use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
-use crate::domain::journal::Noted;
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
 use crate::runtime::events::EventKind;
 use crate::runtime::flights::Flights;
-use crate::runtime::journal;
+use crate::runtime::notes::Notes;
 use crate::runtime::pending::Pending;
 use crate::runtime::view::AccountView;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
@@ -36,7 +35,7 @@ pub(crate) const GONE: Error = Error::NotFound { what: Item::LinkedAccount };
 const SCAN_STEP: usize = 256;
 
 /// How many entries may wait for the account's next commit before a request has to make one for them.
-const MAX_PENDING: usize = 512;
+pub(crate) const MAX_PENDING: usize = 512;
 
 /// A resident account.
 pub(crate) struct Account {
@@ -51,9 +50,7 @@ pub(crate) struct Account {
     committing: Cell<bool>,
     committed: Signal,
     locator: [u8; 32],
-    pending: RefCell<Pending>,
-    /// On the list of those whose notes the journal is to take.
-    listed: Cell<bool>,
+    notes: Arc<Notes>,
     /// What the journal has of the account was looked at.
     recovered: Cell<bool>,
     rotation_found: Cell<bool>,
@@ -74,7 +71,13 @@ struct Loaded {
 pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, ()>);
 
 impl Account {
-    pub(crate) fn new(core: Arc<Core>, handle: AccountHandle, place: HandleRow, view: Arc<ArcSwapOption<AccountView>>) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        handle: AccountHandle,
+        place: HandleRow,
+        view: Arc<ArcSwapOption<AccountView>>,
+        notes: Arc<Notes>,
+    ) -> Self {
         let owner = Owner { vault: core.keyring.vault_id(), environment: place.environment, handle };
         Self {
             core,
@@ -86,8 +89,7 @@ impl Account {
             committing: Cell::new(false),
             committed: Signal::new(),
             locator: place.locator,
-            pending: RefCell::default(),
-            listed: Cell::new(false),
+            notes,
             recovered: Cell::new(false),
             rotation_found: Cell::new(false),
             flights: Flights::default(),
@@ -227,7 +229,7 @@ impl Account {
         draft: impl FnOnce(&mut Draft<'_>) -> Result<R, Error>,
     ) -> Result<(Change, usize, R), Error> {
         let waiting = {
-            let mut pending = self.pending.borrow_mut();
+            let mut pending = self.notes.pending();
             let entries = pending.hand_to_commit();
             drafted.audit_noted(entries);
             entries.len()
@@ -238,7 +240,7 @@ impl Account {
 
     /// Writes entries in commits of their own until the rest fits beside any change.
     async fn write_surplus_entries(&self, _: &Turn<'_>) -> Result<(), Error> {
-        while self.pending.borrow().is_surplus() {
+        while self.notes.pending().is_surplus() {
             let (change, waiting, ()) = self.with_keys(|state, keys| self.finish(Draft::new(state, keys), |_| Ok(())))?;
             self.commit(change, waiting).await?;
         }
@@ -246,22 +248,13 @@ impl Account {
     }
 
     /// Notes what happened without a change of its own. Returns when the entry is as durable as the audit policy asks.
-    pub(crate) async fn note(
-        self: &Rc<Self>,
-        actor: AuditActor,
-        action: AuditAction,
-        target: Option<ConnectionId>,
-    ) -> Result<(), Error> {
-        let waiting = {
-            let mut pending = self.pending.borrow_mut();
-            pending.note(audit::NewEntry { at: self.now(), actor, action, target });
-            pending.len()
-        };
+    pub(crate) async fn note(&self, actor: AuditActor, action: AuditAction, target: Option<ConnectionId>) -> Result<(), Error> {
+        let waiting = self.notes.note(audit::NewEntry { at: self.now(), actor, action, target });
         match self.core.settings.audit_policy {
             AuditPolicy::Strict => self.flush().await,
             AuditPolicy::Batched if waiting >= MAX_PENDING => self.flush().await,
             AuditPolicy::Batched => {
-                journal::list(self);
+                self.core.list_notes(&self.notes);
                 Ok(())
             }
         }
@@ -269,22 +262,22 @@ impl Account {
 
     /// Remembers that a connection's credential was used; written with the next commit.
     pub(crate) fn touch(&self, connection: ConnectionId) {
-        self.pending.borrow_mut().touch(connection, self.now());
+        self.notes.pending().touch(connection, self.now());
     }
 
     /// When the connection was last used, if that is not written yet.
     pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
-        self.pending.borrow().touched(connection)
+        self.notes.pending().touched(connection)
     }
 
     /// Writes what waits into the account's audit: before passivation, and when the journal has kept it for long enough.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
-        if self.pending.borrow().is_empty() {
+        if self.notes.pending().is_empty() {
             return Ok(());
         }
         let turn = self.own_turn().await?;
         // What was used since: each connection's record, if it is still there.
-        let used = self.pending.borrow_mut().take_used();
+        let used = self.notes.pending().take_used();
         let mut records = Vec::new();
         for (id, at) in used {
             if let Some(plain) = self.read(RecordKey::Connection(id)).await? {
@@ -318,7 +311,7 @@ impl Account {
         // Waits for a change that is under way.
         let turn = self.changes.lock().await;
         self.retired.set(true);
-        *self.pending.borrow_mut() = Pending::default();
+        *self.notes.pending() = Pending::default();
         self.view.store(None);
         drop(turn);
         flushed
@@ -352,38 +345,17 @@ impl Account {
         &self.locator
     }
 
-    /// What the account's audit does not have, and the journal neither.
-    pub(crate) fn hand_to_journal(&self) -> Option<Noted> {
-        self.pending.borrow_mut().hand_to_journal(self.owner.handle)
-    }
-
-    /// The journal has every note before this number.
-    pub(crate) fn kept(&self, next: u64) {
-        self.pending.borrow_mut().kept(next);
-    }
-
-    /// Puts the account on the list of those whose notes the journal is to take, or says that it was taken off. Answers whether it
-    /// was on it.
-    pub(crate) fn set_listed(&self, listed: bool) -> bool {
-        self.listed.replace(listed)
-    }
-
     async fn keep_in_journal(&self) -> Result<(), Error> {
-        while let Some(noted) = self.hand_to_journal() {
-            let next = noted.next();
-            self.core.write_journal(vec![(self.shard, noted)]).await?;
-            self.kept(next);
-        }
-        Ok(())
+        self.core.keep_notes(vec![Arc::clone(&self.notes)]).await
     }
 
     /// Brings what waits into line with what the audit has by now, and takes over what the journal kept when the account was last
     /// resident.
     async fn recover(&self, noted: u64) -> Result<(), Error> {
-        self.pending.borrow_mut().settle(noted);
+        self.notes.pending().settle(noted);
         if !self.recovered.get() {
             let kept = self.core.kept_in_journal(&self.owner.handle, noted).await?;
-            self.pending.borrow_mut().recover(kept);
+            self.notes.pending().recover(kept);
             self.recovered.set(true);
         }
         Ok(())
@@ -430,7 +402,7 @@ impl Account {
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
             self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
         }
-        self.pending.borrow_mut().committed(waiting);
+        self.notes.pending().committed(waiting);
         if waiting > 0 {
             self.core.journal.merged(&self.owner.handle, noted);
         }

@@ -160,7 +160,7 @@ impl<O: Operation> Job for Task<O> {
 
 /// How much of the stack is wiped after each step of a request. The primitives wipe what they use themselves; this is for what
 /// the layers between leave.
-const REQUEST_STACK: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 8 * 1024 };
+pub(crate) const REQUEST_STACK: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 8 * 1024 };
 
 /// A request, each step of which wipes the stack that it used.
 struct Wiping(LocalFuture);

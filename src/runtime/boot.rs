@@ -20,6 +20,7 @@ use crate::runtime::head::VaultHead;
 use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
+use crate::runtime::notes::Listed;
 use crate::runtime::router::Router;
 use crate::runtime::system::Threads;
 use crate::runtime::wheel::Wheel;
@@ -136,6 +137,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         limits: Limits::default(),
         wheel: Wheel::default(),
         journal: Journal::default(),
+        listed: Listed::default(),
         started: Instant::now(),
         creating: std::sync::Mutex::default(),
         swept: std::sync::Mutex::default(),

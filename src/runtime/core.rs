@@ -26,6 +26,7 @@ use crate::runtime::gate::Gate;
 use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
+use crate::runtime::notes::Listed;
 use crate::runtime::router::Router;
 use crate::runtime::system::Arbiters;
 use crate::runtime::wheel::Wheel;
@@ -87,6 +88,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) wheel: Wheel,
     pub(crate) journal: Journal,
+    /// Accounts whose notes the journal is to take.
+    pub(crate) listed: Listed,
     pub(crate) started: Instant,
     /// Accounts that are being made and have no directory row yet: their trees are no orphans.
     pub(crate) creating: Mutex<HashSet<AccountHandle>>,

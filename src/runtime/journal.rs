@@ -1,14 +1,13 @@
 //! The journal: keeps durable what happened to accounts until their own audits have it.
 //!
-//! A mint or a use is no change of its account, and a commit for each would cost some hundred times as much as the mint. So what
-//! the accounts of one thread noted within [`AUDIT_DELAY`] becomes a row of the directory, whatever the number of accounts, and goes
-//! into each account's audit with its next commit. An account that has none by itself is asked for one after [`MERGE_AFTER`], before
+//! A mint or a use is no change of its account, and a commit for each would cost some hundred times as much as the mint. So what all
+//! accounts noted within [`AUDIT_DELAY`] becomes a row of the directory, whatever the number of accounts, and goes into each account's
+//! audit with its next commit. An account that has none by itself is asked for one after [`MERGE_AFTER`], before
 //! it is passivated, or when the journal gets long; a row goes when every account in it has done so.
 //!
 //! Notes are numbered (`domain/journal.rs`), so a note that both the journal and the audit have counts once, whenever the vault
 //! stopped between the two.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +24,7 @@ use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::core::{AUDIT_DELAY, Core};
+use crate::runtime::notes::Notes;
 
 /// How long a note may stand in the journal alone.
 const MERGE_AFTER: Duration = Duration::from_secs(30);
@@ -272,13 +272,64 @@ impl Core {
         Ok(())
     }
 
-    /// Has the journal take everything that the accounts of all threads noted. For closing, when nothing is noted any more.
-    pub(crate) async fn keep_all_notes(self: &Arc<Self>) -> Result<(), Error> {
-        let mut outcome = Ok(());
-        for kept in self.arbiters.on_each(keep_listed) {
-            outcome = outcome.and(kept.await.unwrap_or(Err(Error::Closed)));
+    /// Sees to it that the journal takes an account's notes within [`AUDIT_DELAY`].
+    pub(crate) fn list_notes(self: &Arc<Self>, notes: &Arc<Notes>) {
+        if self.listed.add(notes) {
+            self.arbiters.spawn(Arc::clone(self).keep_what_is_listed());
         }
-        outcome
+    }
+
+    async fn keep_what_is_listed(self: Arc<Self>) {
+        loop {
+            actix::clock::sleep(AUDIT_DELAY).await;
+            match self.keep_notes(self.listed.take()).await {
+                Ok(()) if self.listed.end() => return,
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "audit entries could not be written");
+                    if !error.is_retryable() {
+                        // They go with the account's next commit, if there will be one.
+                        self.listed.take();
+                        if self.listed.end() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the journal take everything that was noted. For closing, when nothing is noted any more.
+    pub(crate) async fn keep_all_notes(&self) -> Result<(), Error> {
+        self.keep_notes(self.listed.take()).await
+    }
+
+    /// Has the journal take what these accounts noted and it does not have yet. After an error they are on the list again.
+    pub(crate) async fn keep_notes(&self, all: Vec<Arc<Notes>>) -> Result<(), Error> {
+        let mut unkept = Vec::with_capacity(all.len());
+        let mut nexts = Vec::with_capacity(all.len());
+        for notes in &all {
+            let noted = notes.pending().hand_to_journal(notes.handle);
+            nexts.push(noted.as_ref().map(Noted::next));
+            unkept.extend(noted.map(|noted| (notes.shard, noted)));
+        }
+        let written = self.write_journal(unkept).await;
+        for (notes, next) in all.iter().zip(nexts) {
+            match (&written, next) {
+                (Err(_), _) => {
+                    self.listed.add(notes);
+                }
+                (Ok(()), None) => {}
+                (Ok(()), Some(next)) => {
+                    // What went into the account's audit meanwhile is not waited for.
+                    let merged = notes.pending().kept(next);
+                    if merged {
+                        self.journal.merged(&notes.handle, next - 1);
+                    }
+                }
+            }
+        }
+        written
     }
 }
 
@@ -294,66 +345,4 @@ impl Operation for Merge {
         account.flush().await?;
         account.with_state(|state| state.facts.noted)
     }
-}
-
-thread_local! {
-    /// The accounts of this thread with notes that the journal does not have. A thread serves one vault.
-    static LISTED: RefCell<Vec<Rc<Account>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Sees to it that the journal takes an account's notes within [`AUDIT_DELAY`].
-pub(crate) fn list(account: &Rc<Account>) {
-    if account.set_listed(true) {
-        return;
-    }
-    let first = LISTED.with_borrow_mut(|listed| {
-        listed.push(Rc::clone(account));
-        listed.len() == 1
-    });
-    if first {
-        actix::spawn(async {
-            loop {
-                actix::clock::sleep(AUDIT_DELAY).await;
-                match keep_listed().await {
-                    Err(error) if error.is_retryable() => {}
-                    Err(error) => return tracing::warn!(%error, "audit entries could not be written"),
-                    Ok(()) => return,
-                }
-            }
-        });
-    }
-}
-
-/// Has the journal take the notes of this thread's accounts.
-async fn keep_listed() -> Result<(), Error> {
-    let mut listed = LISTED.take();
-    let mut noted = Vec::with_capacity(listed.len());
-    let mut nexts = Vec::with_capacity(listed.len());
-    listed.retain(|account| {
-        account.set_listed(false);
-        let Some(unkept) = account.hand_to_journal() else { return false };
-        nexts.push(unkept.next());
-        noted.push((account.shard(), unkept));
-        true
-    });
-    let Some(core) = listed.first().map(|account| Arc::clone(&account.core)) else { return Ok(()) };
-    let written = core.write_journal(noted).await;
-    match &written {
-        Ok(()) => {
-            for (account, next) in listed.iter().zip(nexts) {
-                account.kept(next);
-                // What went into the account's audit meanwhile is not waited for.
-                if let Ok(noted) = account.with_state(|state| state.facts.noted) {
-                    core.journal.merged(&account.handle(), noted);
-                }
-            }
-        }
-        // They wait on.
-        Err(error) if error.is_retryable() => {
-            LISTED.with_borrow_mut(|waiting| waiting.extend(listed.into_iter().filter(|account| !account.set_listed(true))));
-        }
-        // With the next note, or when the account makes a commit.
-        Err(_) => {}
-    }
-    written
 }

@@ -123,14 +123,15 @@ impl Pending {
         Some(Noted { handle, first: self.kept_next, entries })
     }
 
-    /// The journal has every note before this number.
-    pub(crate) fn kept(&mut self, next: u64) {
+    /// The journal has every note before this number. True when the audit has them as well by now.
+    pub(crate) fn kept(&mut self, next: u64) -> bool {
         while self.kept_next < next
             && let Some(entry) = self.entries.get(self.kept)
         {
             self.kept_next += notes(entry);
             self.kept += 1;
         }
+        self.first >= next
     }
 
     fn remove(&mut self, count: usize) {

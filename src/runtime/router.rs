@@ -18,6 +18,7 @@ use crate::runtime::account::{Account, GONE};
 use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
 use crate::runtime::gate::{Gate, Refused};
+use crate::runtime::notes::Notes;
 use crate::runtime::view::AccountView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
@@ -64,9 +65,11 @@ enum Started {
 pub(crate) struct Resident {
     pub(crate) handle: AccountHandle,
     address: Addr<AccountActor>,
-    gate: Arc<Gate>,
     last_used: AtomicU64,
-    /// What a check of a session token needs, published by the actor; `None` until the account is loaded.
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) locator: [u8; 32],
+    pub(crate) notes: Arc<Notes>,
+    /// What minting and checking a session token need, published by the actor; `None` until the account is loaded.
     pub(crate) view: Arc<ArcSwapOption<AccountView>>,
 }
 
@@ -133,15 +136,23 @@ impl Router {
             return Started::Closing;
         }
         let view = Arc::new(ArcSwapOption::empty());
+        let notes = Notes::new(handle, place.shard);
         let address = {
-            let (core, view) = (Arc::clone(core), Arc::clone(&view));
+            let (core, view, notes) = (Arc::clone(core), Arc::clone(&view), Arc::clone(&notes));
             let arbiter = core.arbiters.of(&handle).clone();
             AccountActor::start_in_arbiter(&arbiter, move |context| {
-                AccountActor::new(Account::new(core, handle, place, view), context)
+                AccountActor::new(Account::new(core, handle, place, view, notes), context)
             })
         };
-        let resident =
-            Arc::new(Resident { handle, address, gate: Arc::default(), last_used: AtomicU64::new(core.uptime_millis()), view });
+        let resident = Arc::new(Resident {
+            handle,
+            address,
+            last_used: AtomicU64::new(core.uptime_millis()),
+            gate: Arc::default(),
+            locator: place.locator,
+            notes,
+            view,
+        });
         part.insert(handle, Arc::clone(&resident));
         drop(part);
         if self.resident.fetch_add(1, Ordering::Relaxed) >= core.settings.max_resident_accounts {

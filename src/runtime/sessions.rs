@@ -1,19 +1,26 @@
-//! From a session token to its account. The check runs on the caller's thread, against the view that the account's actor
-//! published; only loading an account, using a token up and noting a refusal take a hop.
+//! From an account to a session token and back. Minting and checking run on the caller's thread, against the view that the account's
+//! actor published; only loading an account, using a token up and noting a refusal take a hop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::domain::WrapPurpose;
-use crate::domain::audit::AuditActor;
-use crate::domain::claims::SessionClaims;
+use crate::domain::audit::{AuditAction, AuditActor, NewEntry};
+use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
 use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
+use crate::domain::{WrapPurpose, wiping_stack};
 use crate::ids::{AccountHandle, Environment};
+use crate::runtime::account::MAX_PENDING;
+use crate::runtime::actor::{Operation as _, REQUEST_STACK};
 use crate::runtime::caller::Caller;
-use crate::runtime::core::Core;
+use crate::runtime::core::{AuditPolicy, Core};
+use crate::runtime::events::EventKind;
+use crate::runtime::gate::Pass;
+use crate::runtime::key_table::KeyEntry;
 use crate::runtime::ops::audit::NoteDenial;
-use crate::runtime::ops::sessions::{Consume, Load};
+use crate::runtime::ops::sessions::{Consume, Load, Mint, MintedToken};
+use crate::runtime::router::Resident;
 use crate::runtime::view::AccountView;
 use crate::secret::SessionToken;
 
@@ -55,6 +62,28 @@ impl Core {
         }
     }
 
+    /// Mints a token for a backend's caller.
+    pub(crate) async fn mint(
+        self: &Arc<Self>,
+        handle: AccountHandle,
+        key: &Arc<KeyEntry>,
+        options: SessionOptions,
+    ) -> Result<MintedToken, Error> {
+        if let Some(ready) = ReadyToMint::find(self, &handle, key) {
+            let claims = options.clone().claims(self.clock.now(), ready.view.epoch)?;
+            let sealed = catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.seal(self, &claims))));
+            let sealed = sealed.map_err(|_| Error::Internal { doing: Mint::DOING })?;
+            // Asked again: a key that is revoked by now, or an account that is disabled, gets nothing.
+            if let Some(token) = sealed
+                && ready.still(self, key)
+            {
+                return Ok(ready.note(self, key, &claims, token));
+            }
+        }
+        let minted = self.ask(handle, Caller::ApiKey(Arc::clone(key)), Mint(Box::new(options))).await?;
+        Ok(*minted)
+    }
+
     async fn view(self: &Arc<Self>, handle: AccountHandle) -> Result<Arc<AccountView>, Error> {
         if let Some(view) = self.router.resident(self, &handle).and_then(|resident| resident.view.load_full()) {
             return Ok(view);
@@ -89,6 +118,55 @@ impl Core {
             Err(reason) => reason,
         };
         Err((AuditActor::Session { id: claims.id, subject: claims.subject }, reason))
+    }
+}
+
+/// An account that is at hand, with nothing in the way of a token for it. Whatever there is to refuse, to load or to wait for, the
+/// account's actor sees to.
+struct ReadyToMint {
+    resident: Arc<Resident>,
+    view: Arc<AccountView>,
+    /// Inside the gate the actor is not passivated, so that no note comes too late for it.
+    _pass: Pass,
+}
+
+impl ReadyToMint {
+    fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry) -> Option<Self> {
+        if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched {
+            return None;
+        }
+        let resident = core.router.resident(core, handle)?;
+        let pass = resident.gate.enter(core.settings.mailbox_capacity).ok()?;
+        let view = resident.view.load_full()?;
+        let permitted = key.check_account(view.owner.environment, &resident.locator).is_ok()
+            && Mint::NEEDS.permissions.iter().any(|permission| key.permissions().contains(*permission))
+            && resident.notes.pending().len() + 1 < MAX_PENDING;
+        let ready = Self { resident, view, _pass: pass };
+        (permitted && ready.still(core, key)).then_some(ready)
+    }
+
+    /// Whether neither the key nor the account changed in a way that matters.
+    fn still(&self, core: &Core, key: &KeyEntry) -> bool {
+        let view = self.resident.view.load();
+        let unchanged = view.as_ref().is_some_and(|view| view.epoch == self.view.epoch && !view.disabled);
+        unchanged && key.check(core.clock.now()).is_ok()
+    }
+
+    /// `None` when the account's token key does not open.
+    fn seal(&self, core: &Core, claims: &SessionClaims) -> Option<SessionToken> {
+        let owner = &self.view.owner;
+        let wrapped = &self.view.wrapped_token_key;
+        let key = core.keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, wrapped).ok()?;
+        Some(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, claims))
+    }
+
+    fn note(&self, core: &Arc<Core>, key: &KeyEntry, claims: &SessionClaims, token: SessionToken) -> MintedToken {
+        let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
+        self.resident.notes.note(NewEntry { at: claims.issued, actor: AuditActor::ApiKey(key.id()), action, target: None });
+        core.list_notes(&self.resident.notes);
+        let told = EventKind::SessionMinted { session: claims.id };
+        core.events.send(self.view.owner.environment, &self.view.linked_account_id, told);
+        MintedToken { token, id: claims.id, expires_at: claims.expires }
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use actix::{Arbiter, ArbiterHandle, System};
-use futures_channel::oneshot;
 
 use crate::ids::AccountHandle;
 
@@ -64,24 +63,6 @@ impl Arbiters {
         // Bytes other than those that choose the router's part and the directory's bucket.
         let spread = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         &self.0[spread as usize % self.0.len()]
-    }
-
-    /// Runs the same work on each arbiter; what comes back tells of each end, if its thread has not ended.
-    pub(crate) fn on_each<T: Send + 'static, F: Future<Output = T> + 'static>(
-        &self,
-        work: fn() -> F,
-    ) -> Vec<oneshot::Receiver<T>> {
-        let run = |arbiter: &ArbiterHandle| {
-            let (done, end) = oneshot::channel();
-            arbiter.spawn_fn(move || {
-                actix::spawn(async move {
-                    // Whoever waits may have given up.
-                    let _ = done.send(work().await);
-                });
-            });
-            end
-        };
-        self.0.iter().map(run).collect()
     }
 
     /// Runs housekeeping on the first arbiter. False when the threads have ended.

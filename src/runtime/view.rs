@@ -1,5 +1,5 @@
-//! What a check of a session token needs, published by the account's actor: the check runs on its caller's thread, without a
-//! hop, and sees a revocation before the call that made it returns.
+//! What minting and checking a session token need, published by the account's actor: both run on their caller's thread, without a
+//! hop, and see a revocation before the call that made it returns.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::ids::SessionTokenId;
 #[derive(Debug)]
 pub(crate) struct AccountView {
     pub(crate) owner: Owner,
+    pub(crate) linked_account_id: Arc<str>,
     pub(crate) wrapped_token_key: Arc<[u8]>,
     pub(crate) epoch: u64,
     pub(crate) disabled: bool,
@@ -22,6 +23,7 @@ impl AccountView {
     pub(crate) fn of(state: &AccountState) -> Self {
         Self {
             owner: state.owner,
+            linked_account_id: Arc::clone(&state.facts.linked_account_id),
             wrapped_token_key: Arc::clone(&state.facts.wrapped.token),
             epoch: state.facts.epoch,
             disabled: state.facts.disabled,
