@@ -24,6 +24,14 @@ pub fn catalog() -> impl Iterator<Item = CatalogEntry> {
     CATALOG.iter().map(|(name, entry)| CatalogEntry { name, entry, values: BTreeMap::new() })
 }
 
+/// The settings of each entry of a file of that form, its placeholders left as they are; `None` for what is no such file.
+#[cfg(feature = "testing")]
+pub(crate) fn settings_of_file(text: &str) -> Option<Vec<Option<ProviderSettings>>> {
+    let catalog: Catalog = toml::from_str(text).ok()?;
+    let settings = |(name, entry): (&String, &Entry)| entry.settings(name.parse().ok()?, &|text| Ok(text.to_owned())).ok();
+    Some(catalog.iter().map(settings).collect())
+}
+
 /// Why a catalog entry gives no settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -162,18 +170,7 @@ impl CatalogEntry {
     /// # Errors
     /// [`CatalogError::Unfilled`] when a placeholder has no value.
     pub fn settings_named(&self, name: ProviderName) -> Result<ProviderSettings, CatalogError> {
-        let fill = |template: &str| self.fill(template);
-        let mut settings = ProviderSettings::new(name);
-        for host in &self.entry.hosts {
-            settings = settings.allow_host(&fill(host)?)?;
-        }
-        if let Some(injection) = &self.entry.injection {
-            settings = settings.injection(injection.injection()?)?;
-        }
-        match &self.entry.oauth {
-            Some(oauth) => Ok(settings.oauth(oauth.settings(&fill)?)),
-            None => Ok(settings),
-        }
+        self.entry.settings(name, &|template| self.fill(template))
     }
 
     /// The text with values in place of its `{placeholders}`.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::domain::{ClientAuth, FailureClass, Injection, InvalidProvider, OAuthSettings, RefreshProfile};
+use crate::domain::{ClientAuth, FailureClass, Injection, InvalidProvider, OAuthSettings, ProviderSettings, RefreshProfile};
+use crate::ids::ProviderName;
 
 use super::catalog::CatalogError;
 
@@ -18,8 +19,8 @@ pub(super) struct Entry {
     pub(super) title: String,
     pub(super) docs: String,
     pub(super) differs: String,
-    pub(super) hosts: Vec<String>,
-    pub(super) injection: Option<HowInjected>,
+    hosts: Vec<String>,
+    injection: Option<HowInjected>,
     #[serde(default)]
     pub(super) placeholders: BTreeMap<String, Placeholder>,
     pub(super) oauth: Option<OAuth>,
@@ -37,7 +38,7 @@ pub(super) struct Placeholder {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum HowInjected {
+enum HowInjected {
     Bearer,
     Basic,
     Header {
@@ -102,8 +103,29 @@ enum Class {
 #[derive(Clone, Copy, Debug)]
 struct Time(Duration);
 
+impl Entry {
+    /// `fill` puts values in place of placeholders.
+    pub(super) fn settings(
+        &self,
+        name: ProviderName,
+        fill: &impl Fn(&str) -> Result<String, CatalogError>,
+    ) -> Result<ProviderSettings, CatalogError> {
+        let mut settings = ProviderSettings::new(name);
+        for host in &self.hosts {
+            settings = settings.allow_host(&fill(host)?)?;
+        }
+        if let Some(injection) = &self.injection {
+            settings = settings.injection(injection.injection()?)?;
+        }
+        match &self.oauth {
+            Some(oauth) => Ok(settings.oauth(oauth.settings(fill)?)),
+            None => Ok(settings),
+        }
+    }
+}
+
 impl HowInjected {
-    pub(super) fn injection(&self) -> Result<Injection, InvalidProvider> {
+    fn injection(&self) -> Result<Injection, InvalidProvider> {
         Ok(match self {
             HowInjected::Bearer => Injection::Bearer,
             HowInjected::Basic => Injection::Basic,
@@ -117,8 +139,7 @@ impl HowInjected {
 }
 
 impl OAuth {
-    /// `fill` puts values in place of placeholders.
-    pub(super) fn settings(&self, fill: &impl Fn(&str) -> Result<String, CatalogError>) -> Result<OAuthSettings, CatalogError> {
+    fn settings(&self, fill: &impl Fn(&str) -> Result<String, CatalogError>) -> Result<OAuthSettings, CatalogError> {
         let mut settings = OAuthSettings::new(fill(&self.token)?)?.with_client_auth(match self.client_auth {
             Method::Basic => ClientAuth::Basic,
             Method::Post => ClientAuth::Post,

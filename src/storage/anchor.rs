@@ -94,9 +94,11 @@ impl DirectoryAnchor {
         let mut anchor = Self { counter, ..Self::default() };
         for _ in 0..body.u32()? {
             let bucket = body.u16()?;
-            if anchor.marks.insert(bucket, body.mark()?).is_some() {
-                return Err("a bucket stands there twice");
+            // Each content has one encoding.
+            if anchor.marks.last_key_value().is_some_and(|(last, _)| *last >= bucket) {
+                return Err("its buckets are out of order");
             }
+            anchor.marks.insert(bucket, body.mark()?);
         }
         for _ in 0..body.u32()? {
             anchor.shards.push(ShardMark { counter: body.u64()?, members: body.u16()?, generation: body.u32()? });
@@ -132,17 +134,27 @@ impl ShardAnchor {
         let mut anchor = Self { shard, generation: body.u32()?, counter, accounts: BTreeMap::new() };
         for _ in 0..body.u16()? {
             let handle = AccountHandle::from_bytes(body.take()?);
-            if anchor.accounts.insert(handle, body.mark()?).is_some() {
-                return Err("an account stands there twice");
+            if anchor.accounts.last_key_value().is_some_and(|(last, _)| *last >= handle) {
+                return Err("its accounts are out of order");
             }
+            anchor.accounts.insert(handle, body.mark()?);
         }
         body.end()?;
         Ok(anchor)
     }
 }
 
+/// An anchor taken apart and written again, for fuzzing.
+#[cfg(feature = "testing")]
+pub(crate) fn rewritten(bytes: &[u8], shard: Option<ShardId>, seal: &dyn AnchorSeal) -> Option<Vec<u8>> {
+    Some(match shard {
+        None => DirectoryAnchor::decode(bytes, seal).ok()?.0.encode(seal).0,
+        Some(shard) => ShardAnchor::decode(bytes, shard, seal).ok()?.encode(seal),
+    })
+}
+
 /// What the seal is told of the file, so that no anchor can stand for another.
-fn file_name(shard: Option<ShardId>) -> Vec<u8> {
+pub(crate) fn file_name(shard: Option<ShardId>) -> Vec<u8> {
     match shard {
         None => b"directory.anchor".to_vec(),
         Some(shard) => [b"shard.anchor".as_slice(), &shard.0.to_be_bytes()].concat(),

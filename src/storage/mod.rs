@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{AccountHandle, ShardId};
+#[cfg(feature = "testing")]
+pub(crate) use anchor::{file_name as anchor_name, rewritten as rewritten_anchor};
 pub use sled::StorageFaults;
 
 /// A future that a trait object can return.

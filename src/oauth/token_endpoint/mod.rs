@@ -38,6 +38,11 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 const LIMITS: HttpLimits = HttpLimits::new(Duration::from_secs(20)).max_response_bytes(MAX_ANSWER_BYTES);
 
+/// So much of a secret in a row is told nowhere.
+const LONGEST_PART: usize = 24;
+/// What is shorter stands by chance in a code.
+const SHORTEST_SECRET: usize = 8;
+
 /// Some providers refuse requests without one.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("anchorhold/", env!("CARGO_PKG_VERSION")));
 
@@ -141,9 +146,13 @@ fn broken(error: HttpError, status: Option<StatusCode>) -> TokenFailure {
     TokenFailure { kind, status: status.map(|status| status.as_u16()), retry_after: None }
 }
 
-/// Whether a server wrote what it was sent into its error code. Codes of the RFCs are shorter than the first bound, so that a token
-/// that begins like one does no harm; whole tokens are longer than the second.
+/// Whether a server wrote what it was sent, or much of it, into its error code; that is cut at some length, so the end may be missing.
+/// Codes of the RFCs are shorter than such a part, so that a token that begins like one does no harm.
 fn repeats(code: &str, secret: &SecretString) -> bool {
-    let secret = secret.expose_secret();
-    (code.len() >= 24 && secret.contains(code)) || (secret.len() >= 8 && code.contains(secret))
+    let secret = secret.expose_secret().as_bytes();
+    let part = secret.len().min(LONGEST_PART);
+    // In a code all that is not visible became a question mark.
+    let is_told = |(told, sent): (&u8, &u8)| told == sent || (*told == b'?' && !sent.is_ascii_graphic());
+    let told_in_code = |sent: &[u8]| code.as_bytes().windows(part).any(|told| told.iter().zip(sent).all(is_told));
+    part >= SHORTEST_SECRET && secret.windows(part).any(told_in_code)
 }

@@ -301,6 +301,16 @@ fn a_server_that_repeats_a_secret_is_not_quoted() {
     let http = Scripted::answering(400, &[], ResponseBody::from_bytes(format!("{{\"error\":\"{long}\"}}")));
     let failure = block_on(endpoint(&http, &settings, &client).refresh(&secret(&long))).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Malformed("an error code that repeats a secret"));
+    // Behind other text, so that the end is cut off; another end; a space, of which the code has a question mark.
+    for (code, sent) in [
+        ("unknown token, which was: 8xLOxBtZp8-needle-4f0c91b7e2-a95d1be30c7742", "8xLOxBtZp8-needle-4f0c91b7e2-a95d1be30c7742"),
+        ("8xLOxBtZp8-needle-4f0c91b7e2...", "8xLOxBtZp8-needle-4f0c91b7e2-a95d1be30c7742"),
+        ("not good: correct horse battery staple", "correct horse battery staple"),
+    ] {
+        let http = Scripted::answering(400, &[], ResponseBody::from_bytes(format!("{{\"error\":\"{code}\"}}")));
+        let failure = block_on(endpoint(&http, &settings, &client).refresh(&secret(sent))).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Malformed("an error code that repeats a secret"), "{code}");
+    }
     // And codes as they are.
     let http = Scripted::answering(400, &[], ResponseBody::from_bytes(r#"{"error":"unsupported_grant_type"}"#));
     let failure = block_on(endpoint(&http, &settings, &client).refresh(&secret("unsupported_grant_type-1"))).unwrap_err();

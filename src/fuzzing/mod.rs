@@ -1,6 +1,15 @@
 //! What the fuzz targets reach of the inside: each function reads untrusted bytes and, where they are accepted, writes them
 //! again. The targets hold that what comes out is what went in. Not part of the API.
 
+mod oauth;
+mod stored;
+
+pub use oauth::{
+    Answer, Callback, Discovery, FlowParts, Obtained, Outcome, callback, catalog_file, discovery, flow_state, opened_flow,
+    token_answer,
+};
+pub use stored::{anchor_file, opened_directory_row, row_name, row_value, sealed_anchor, sealed_directory_row};
+
 use secrecy::SecretString;
 
 use crate::crypto::derive::Label;
@@ -161,5 +170,66 @@ mod tests {
             }
         }
         assert!(accepted >= 25, "only {accepted} seeds found");
+    }
+
+    fn seed(target: &str, name: &str) -> Vec<u8> {
+        fs::read(format!("fuzz/seeds/{target}/{name}")).unwrap()
+    }
+
+    /// Each target's input begins with what its head says; these are the seeds that come through to the end.
+    #[test]
+    fn seeds_of_the_network_come_through() {
+        for (name, tokens) in [("rfc", true), ("slack", true), ("zoho", true), ("hubspot", false), ("repeats-secret", false)] {
+            let seed = seed("token_answer", name);
+            let mut lines = seed.splitn(3, |byte| *byte == b'\n');
+            let (head, body) = (lines.next().unwrap(), lines.nth(1).unwrap());
+            let status = std::str::from_utf8(&head[..3]).unwrap().parse().unwrap();
+            let answer = super::Answer { status, retry_after: b"", body, chunk: 0 };
+            assert_eq!(super::token_answer(answer, "refresh token", "secret").unwrap().tokens.is_ok(), tokens, "{name}");
+        }
+        for (name, found) in [("oauth", true), ("local", true), ("minimal", true), ("another", false), ("plain-http", false)] {
+            let seed = String::from_utf8(seed("discovery", name)).unwrap();
+            let lines: Vec<_> = seed.splitn(3, '\n').collect();
+            let body = lines[2].replace("{issuer}", lines[0]);
+            let answer = super::Answer { status: 200, retry_after: b"", body: body.as_bytes(), chunk: 0 };
+            assert_eq!(super::discovery(lines[0], [answer, answer]).unwrap().found.is_ok(), found, "{name}");
+        }
+        for (name, good) in [("code", true), ("error", true), ("opaque", true), ("twice", false), ("both", false)] {
+            let seed = String::from_utf8(seed("callback", name)).unwrap();
+            assert_eq!(super::callback(seed.lines().next().unwrap()).is_some(), good, "{name}");
+        }
+        for (name, good) in [("entry-shopify", true), ("entry-auth0", true), ("slash", false), ("user", false)] {
+            let seed = String::from_utf8(seed("catalog", name)).unwrap();
+            let (entry, value) = seed.split_once('\n').unwrap();
+            let entry = crate::CatalogEntry::find(entry).unwrap();
+            let placeholder = entry.placeholders().next().unwrap();
+            assert_eq!(entry.with(placeholder, value).is_ok(), good, "{name}");
+        }
+        for name in ["file-0", "file-1", "file-2"] {
+            let file = String::from_utf8(seed("catalog", name)).unwrap();
+            let entries = super::catalog_file(file.strip_prefix("file\n").unwrap()).unwrap();
+            assert!(matches!(&*entries, [Some(_)]), "{name}");
+        }
+    }
+
+    #[test]
+    fn seeds_of_the_disk_come_through() {
+        for seed in fs::read_dir("fuzz/seeds/anchor").unwrap() {
+            let seed = seed.unwrap();
+            let bytes = fs::read(seed.path()).unwrap();
+            let shard = (bytes[0] > 0).then(|| bytes[0].into());
+            let good = super::anchor_file(&super::sealed_anchor(&bytes[4..], shard), shard).is_some();
+            let name = seed.file_name().into_string().unwrap();
+            assert_eq!(good, !name.starts_with("refused"), "{name}");
+        }
+        for seed in fs::read_dir("fuzz/seeds/directory_row").unwrap() {
+            let seed = seed.unwrap();
+            let bytes = fs::read(seed.path()).unwrap();
+            let good = match bytes[0] {
+                b'K' => super::row_name(&bytes[1..bytes.len() - 1]).is_some(),
+                kind => super::row_value(kind, &bytes[1..]).as_deref() == Some(&bytes[1..]),
+            };
+            assert!(good, "{:?}", seed.file_name());
+        }
     }
 }
