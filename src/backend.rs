@@ -90,11 +90,12 @@ impl Backend {
         Ok(Account::new(Arc::clone(&self.inner), Arc::clone(&self.key), id.clone(), located))
     }
 
-    /// Lists linked accounts, in an order that tells nothing and stays the same. Needs [`Permission::Accounts`].
+    /// Lists linked accounts, in an order that tells nothing and stays the same. Needs [`Permission::Accounts`]. An account whose
+    /// records can't be read stands among the others, with the status [`AccountStatus::Damaged`](crate::AccountStatus::Damaged).
     ///
     /// # Errors
-    /// [`Error::InvalidCursor`] for a page of another listing. [`Error::Corrupted`] or [`Error::RolledBack`] when an account of the
-    /// page can't be read.
+    /// [`Error::InvalidCursor`] for a page of another listing. [`Error::Corrupted`] or [`Error::RolledBack`] when the part of the
+    /// directory that lists the page can't be read.
     ///
     /// # Examples
     /// ```

@@ -14,8 +14,8 @@ use crate::runtime::boot::{self, Opening, PlaceOptions};
 use crate::runtime::core::{AuditPolicy, Core, Settings};
 use crate::runtime::events::Events;
 use crate::runtime::head::VaultHead;
-use crate::runtime::listing::VerifyReport;
 use crate::runtime::system::Threads;
+use crate::runtime::verify::VerifyReport;
 use crate::secret::{ApiKey, SessionToken};
 use crate::session::Session;
 
@@ -168,13 +168,22 @@ impl Vault {
         Ok(VaultHead::of(&self.core().keyring, self.core().storage.sync_anchors().await?))
     }
 
-    /// Reads and proves each part of the directory and each account with all its records and its audit. Takes as long as reading
-    /// the whole vault takes; the vault is served meanwhile. The audits of API keys are walked by
-    /// [`Backend::verify_api_key_audit`].
+    /// Reads and proves everything: header and anchors as they lie on the disk, each part of the directory, the audits of API keys,
+    /// each shard, each account with all its records and its audit. Names what is damaged and goes on; waits for accounts that have
+    /// too much to do. Takes as long as reading the whole vault takes; the vault is served meanwhile.
     ///
     /// # Errors
-    /// Damage is in the report. Any other error ends the walk: [`Error::Closed`], [`Error::Poisoned`], [`Error::Io`],
-    /// [`Error::Overloaded`] when an account has too much to do.
+    /// [`Error::Closed`], [`Error::Poisoned`]. Whatever else is found is in the report.
+    ///
+    /// # Examples
+    /// ```
+    /// # use anchorhold::{Error, Vault};
+    /// /// The customers whose accounts are damaged, for whoever restores them.
+    /// async fn damaged_customers(vault: &Vault) -> Result<Vec<String>, Error> {
+    ///     let report = vault.verify().await?;
+    ///     Ok(report.accounts.values().filter_map(|account| Some(account.id.as_ref()?.as_str().to_owned())).collect())
+    /// }
+    /// ```
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
         let core = Arc::clone(self.core());
         self.core().run("verifying the vault", async move { core.verify().await }).await

@@ -10,6 +10,8 @@ mod crowds;
 mod damage;
 #[path = "corruption/fixture.rs"]
 mod fixture;
+#[path = "corruption/named.rs"]
+mod named;
 #[path = "corruption/older.rs"]
 mod older;
 #[path = "corruption/second_process.rs"]

@@ -424,6 +424,8 @@ const NOTHING_TO_HIDE: &[(&str, &str)] = &[
     ("ShardId", "a number"),
     ("VaultPart", "words and a number"),
     ("Damaged", "a part, random handles, a fixed sentence"),
+    ("DamagedAccount", "a word, and a LinkedAccountId; one is shown in tests/corruption/named.rs"),
+    ("Unproven", "a part, a random handle, an Error"),
     ("AccountHandle", "random, and in the clear in every token"),
     ("CatalogError", "words, and the name of a placeholder"),
     ("Discovered", "public facts of an authorization server"),

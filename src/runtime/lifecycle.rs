@@ -145,7 +145,11 @@ impl Core {
             if self.creating().contains(&handle) {
                 continue;
             }
-            let known = self.directory.get::<HandleRow>(RowName::Handle(handle)).await?;
+            let known = match self.directory.get::<HandleRow>(RowName::Handle(handle)).await {
+                // Of this account nothing is known for certain, so it is left alone; the others in its shard are served.
+                Err(Error::Corrupted(_) | Error::RolledBack(_)) => continue,
+                known => known?,
+            };
             let deleting = self.directory.get::<TombstoneRow>(RowName::Tombstone(handle)).await?;
             if known.is_none_or(|row| row.shard != shard) && deleting.is_none() {
                 let tree = self.storage.tree(shard, handle).await?;

@@ -25,5 +25,6 @@ mod rotation;
 pub(crate) mod router;
 mod sessions;
 pub(crate) mod system;
+pub(crate) mod verify;
 pub(crate) mod view;
 mod wheel;

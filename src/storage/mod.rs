@@ -121,6 +121,9 @@ pub(crate) trait Storage: Send + Sync {
     /// Writes every anchor that is behind, and returns the mark of the whole vault for the host to keep.
     fn sync_anchors(&self) -> BoxFuture<'_, Result<AnchorHead, StorageError>>;
 
+    /// Looks at the files that a part has beside its database (header, anchors) as they lie on the disk, and says what is wrong.
+    fn check_files(&self, place: Location) -> BoxFuture<'_, Result<Vec<StorageError>, StorageError>>;
+
     /// Replaces the vault's header, atomically and durably (root key rotation).
     fn write_header(&self, header: Vec<u8>) -> BoxFuture<'_, Result<(), StorageError>>;
 

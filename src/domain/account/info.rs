@@ -40,6 +40,10 @@ pub enum AccountStatus {
     Enabled,
     /// Its credentials can't be used and its sessions are refused, until it is enabled again.
     Disabled,
+    /// Its stored records are damaged or too old, so that a listing can tell its id and when it was created and nothing else:
+    /// metadata and connections are empty. Calls for this account answer [`Error::Corrupted`](crate::Error::Corrupted) or
+    /// [`Error::RolledBack`](crate::Error::RolledBack), which say what is wrong.
+    Damaged,
 }
 
 /// What the vault knows of a connection beside its credential.

@@ -13,6 +13,8 @@
 //! | `r` + id | a session token that is revoked or used up, until it would have expired | account key, record subkey |
 //! | `u` + first sequence | a segment of the audit chain | audit key, record subkey |
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -85,6 +87,25 @@ impl RecordKey {
     /// The ranges of keys that the head's digest covers, in order: everything but audit segments and the head itself.
     pub(crate) fn covered_ranges() -> [(&'static [u8], &'static [u8]); 2] {
         [(b"", b"u"), (b"v", b"\xff")]
+    }
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordKey::Head => f.write_str("the head"),
+            RecordKey::AccountKey => f.write_str("the account key"),
+            RecordKey::TokenKey => f.write_str("the token key"),
+            RecordKey::AuditKey => f.write_str("the audit key"),
+            RecordKey::PreviousAccountKey => f.write_str("the account key before"),
+            RecordKey::Info => f.write_str("the account's own record"),
+            RecordKey::Connection(id) => write!(f, "the facts of connection {id}"),
+            RecordKey::Secret(id) => write!(f, "the credential of connection {id}"),
+            RecordKey::Refresh(id) => write!(f, "the refresh record of connection {id}"),
+            RecordKey::PreviousToken(id) => write!(f, "the former refresh token of connection {id}"),
+            RecordKey::SpentToken(id) => write!(f, "the revocation of session token {id}"),
+            RecordKey::Audit(first) => write!(f, "the audit from entry {first} on"),
+        }
     }
 }
 

@@ -109,6 +109,38 @@ impl Anchors {
         Ok(())
     }
 
+    /// Reads the directory's anchor back and compares it with what was written last.
+    pub(super) fn check_directory_file(&self, core: &Core) -> Result<Vec<StorageError>, StorageError> {
+        let _writing = self.begin_writing(&core.watchdog)?;
+        let bytes = files::read_optional(&core.root.join(DIRECTORY_ANCHOR)).map_err(|error| io_error("read an anchor", error))?;
+        let what = match bytes.ok_or("missing").and_then(|bytes| DirectoryAnchor::decode(&bytes, &*core.seal)) {
+            Ok((_, head)) if head == locked(&self.state).head => return Ok(Vec::new()),
+            Ok(_) => "not the one that was written last",
+            Err(what) => what,
+        };
+        let detail = format!("{DIRECTORY_ANCHOR}: {what}; it is written anew with the next change");
+        Ok(vec![StorageError::Corrupted { place: Location::Directory, detail, accounts: Vec::new() }])
+    }
+
+    /// The same for a shard's anchor.
+    pub(super) fn check_shard_file(&self, core: &Core, shard: ShardId) -> Result<Vec<StorageError>, StorageError> {
+        let _writing = self.begin_writing(&core.watchdog)?;
+        let (mark, place) = (self.shard_mark(shard), Location::Shard(shard));
+        if mark.counter == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = files::read_optional(&generation_dir(&core.root, shard, mark.generation).join(ANCHOR));
+        let bytes = bytes.map_err(|error| io_error("read an anchor", error))?;
+        Ok(match bytes.ok_or("missing").and_then(|bytes| ShardAnchor::decode(&bytes, shard, &*core.seal)) {
+            Ok(anchor) if anchor.counter >= mark.counter => Vec::new(),
+            Ok(anchor) => vec![StorageError::RolledBack { place, accounts: anchor.accounts.into_keys().collect() }],
+            Err(what) => {
+                let detail = format!("{SHARDS}/{shard}.{}/{ANCHOR}: {what}", mark.generation);
+                vec![StorageError::Corrupted { place, detail, accounts: Vec::new() }]
+            }
+        })
+    }
+
     /// Forgets which shards are behind, and with it their lanes.
     pub(super) fn clear(&self) {
         let lanes = std::mem::take(&mut locked(&self.state).shards_behind);

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::{AnchorHead, BoxFuture, Commit, Mark, Storage, StorageError, StorageStatus, TREES_PER_SHARD, Tree};
-use super::core::{Core, locked};
+use super::super::{AnchorHead, BoxFuture, Commit, Location, Mark, Storage, StorageError, StorageStatus, TREES_PER_SHARD, Tree};
+use super::core::{Core, io_error, locked};
 use super::group::Committed;
+use super::header;
 use super::lane::{DIRECTORY_TREE, Job, Lane};
 use super::shards::{self, Shard};
 use super::shred;
@@ -149,6 +150,17 @@ impl Storage for SledStorage {
             let (ticket, answer) = self.core.watchdog.ticket(Caller::Keeper)?;
             self.core.keeper.sync_anchors(ticket);
             answer.wait().await
+        })
+    }
+
+    fn check_files(&self, place: Location) -> BoxFuture<'_, Result<Vec<StorageError>, StorageError>> {
+        Box::pin(async move {
+            self.core.watchdog.refuses_reads()?;
+            self.core.watchdog.call(Caller::Reader, "reading header and anchors", || match place {
+                Location::Header => header::check(&self.core.root).map_err(|error| io_error("read the vault header", error)),
+                Location::Directory => self.core.anchors.check_directory_file(&self.core),
+                Location::Shard(shard) => self.core.anchors.check_shard_file(&self.core, shard),
+            })
         })
     }
 

@@ -15,6 +15,7 @@
 use std::io;
 use std::path::Path;
 
+use super::super::{Location, StorageError};
 use super::files;
 
 const MAGIC: &[u8; 8] = b"AHHEADER";
@@ -50,6 +51,21 @@ pub(super) fn read(root: &Path) -> io::Result<Header> {
         }
     }
     Ok(Header::Whole(content.to_vec()))
+}
+
+/// The copies that are not whole, while the vault is open.
+pub(super) fn check(root: &Path) -> io::Result<Vec<StorageError>> {
+    let mut found = Vec::new();
+    for name in COPIES {
+        let what = match files::read_optional(&root.join(name))? {
+            Some(bytes) if parse(&bytes).is_some() => continue,
+            Some(_) => "damaged",
+            None => "missing",
+        };
+        let detail = format!("{name}: {what}; it is written anew from the other copy when the vault is opened");
+        found.push(StorageError::Corrupted { place: Location::Header, detail, accounts: Vec::new() });
+    }
+    Ok(found)
 }
 
 /// Writes both copies, one after the other, so that at every moment one is whole.
