@@ -41,6 +41,8 @@ pub fn roundtrip() {
                 let options = SessionOptions::new().grants([Grant::ListConnections, Grant::Connect]);
                 let minted = account.mint_session_token(options).await.expect("a token");
                 vault.session(&minted.token).await.expect("a session");
+                // Neither side waits for anything by itself: both let the other tasks come to their turns.
+                tokio::task::yield_now().await;
             }
         })
     };
@@ -58,7 +60,6 @@ pub fn roundtrip() {
             };
             let token = encode(&Header::new(Algorithm::HS256), &claims, &encoding).expect("a JWT");
             decode::<Claims>(&token, &decoding, &validation).expect("the JWT's claims");
-            // The same number of chances for other tasks as on our side.
             tokio::task::yield_now()
         })
     };
