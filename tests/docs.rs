@@ -48,6 +48,20 @@ fn every_test_and_file_that_a_page_names_is_there() {
 }
 
 #[test]
+fn every_cell_of_the_table_of_attackers_names_its_test() {
+    let page = read("docs/threat-model.md");
+    let section = page.split("### Isolation under attack").nth(1).unwrap().split("\n### ").next().unwrap();
+    let rows: Vec<Vec<&str>> = section.lines().filter_map(|line| Some(line.strip_prefix("| ")?.split('|').collect())).collect();
+    let untested = |row: &[&str]| {
+        row[1..5].iter().filter(|cell| !quoted(cell).any(|name| matches!(place(name), Some((_, Some(_)))))).count()
+    };
+    let cells: Vec<_> = rows.iter().filter(|row| !row[0].is_empty()).collect();
+    assert!(cells.len() >= 7 && cells.iter().all(|row| untested(row) == 0), "{cells:?}");
+    // The control: the head of the table names attackers and no test.
+    assert_eq!(rows.iter().find(|row| row[0].is_empty()).map(|row| untested(row)), Some(4));
+}
+
+#[test]
 fn operations_tell_of_every_error_and_of_every_field_of_the_status() {
     let page = read("docs/operations.md");
     let errors = read("src/domain/error.rs");

@@ -6,6 +6,8 @@ mod common;
 mod elsewhere;
 #[path = "memory/finder.rs"]
 mod finder;
+#[path = "common/format.rs"]
+mod format;
 #[path = "memory/keys.rs"]
 mod keys;
 #[path = "memory/process.rs"]

@@ -4,12 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use orion::hazardous::aead::xchacha20poly1305::{Nonce, SecretKey as SealKey, XChaCha20Poly1305};
-use orion::hazardous::mac::blake2b::{Blake2b, SecretKey as HashKey};
-
 use crate::common::copy_folder;
-
-type Key = [u8; 32];
+use crate::format::{Header, Key, derive, mac, open};
 
 const OF_ROOT: [&str; 2] = ["vault-key-seal", "wrap"];
 const OF_VAULT: [&str; 9] = [
@@ -121,66 +117,6 @@ fn of_account(tree: &sled::Tree, vault: &[u8; 16], handle: &[u8; 16], wraps: &BT
 
 /// Tells keys of one name apart.
 fn fingerprint(key: &Key) -> String {
-    let hash = hash(key, b'M', "fingerprint", &[]);
+    let hash = mac(key, "fingerprint", &[]);
     format!("{:02x}{:02x}", hash[0], hash[1])
-}
-
-struct Header {
-    vault: [u8; 16],
-    slots: Vec<Slot>,
-}
-
-struct Slot {
-    generation: u32,
-    parameters: Vec<u8>,
-    sealed: Vec<u8>,
-}
-
-impl Header {
-    fn parse(content: &[u8]) -> Self {
-        assert_eq!(&content[..13], b"ANCHORHOLD\0\0\x01");
-        let mut rest = &content[30..];
-        let slots = (0..content[29])
-            .map(|_| {
-                let length = usize::from(u16::from_be_bytes([rest[4], rest[5]]));
-                let (slot, after) = rest.split_at(6 + length + 117);
-                rest = after;
-                let generation = u32::from_be_bytes(slot[..4].try_into().unwrap());
-                Slot { generation, parameters: slot[6..6 + length].to_vec(), sealed: slot[6 + length..].to_vec() }
-            })
-            .collect();
-        assert_eq!(rest.len(), 32);
-        Self { vault: content[13..29].try_into().unwrap(), slots }
-    }
-}
-
-fn derive(key: &Key, label: &str, parts: &[&[u8]]) -> Key {
-    hash(key, b'D', label, parts)
-}
-
-fn hash(key: &Key, role: u8, label: &str, parts: &[&[u8]]) -> Key {
-    let label = format!("anchorhold/{label}");
-    let mut state = Blake2b::new(&HashKey::try_from(key).unwrap(), 32).unwrap();
-    state.update(&[role, label.len() as u8]).unwrap();
-    state.update(label.as_bytes()).unwrap();
-    for part in parts {
-        state.update(&(part.len() as u64).to_le_bytes()).unwrap();
-        state.update(part).unwrap();
-    }
-    state.finalize().unwrap().unprotected_as_ref().try_into().unwrap()
-}
-
-fn open(key: &Key, parts: &[&[u8]], envelope: &[u8]) -> Option<Vec<u8>> {
-    let (header, sealed) = envelope.split_at(37);
-    let mut aad = header.to_vec();
-    for part in parts {
-        aad.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        aad.extend_from_slice(part);
-    }
-    let (ciphertext, tag) = sealed.split_at(sealed.len() - 16);
-    let nonce = Nonce::from(<[u8; 24]>::try_from(&header[13..]).unwrap());
-    let mut plain = ciphertext.to_vec();
-    XChaCha20Poly1305::open_inplace(&SealKey::from(*key), &nonce, &tag.try_into().ok()?, Some(&aad), &mut plain).ok()?;
-    let length = u32::from_le_bytes(plain[..4].try_into().unwrap()) as usize;
-    Some(plain[4..4 + length].to_vec())
 }
