@@ -10,7 +10,6 @@ use std::task;
 
 use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message};
 use futures_channel::oneshot;
-use futures_lite::future::yield_now;
 use futures_util::FutureExt as _;
 
 use crate::domain::error::Error;
@@ -200,13 +199,14 @@ impl Turns {
         }
     }
 
-    /// One at a time: a thread looks at what comes from other threads only after some thirty steps of its own.
+    /// One at a time, and then whatever else the thread has, what comes from other threads included: an ordinary yield would be back
+    /// some thirty times before those are looked at.
     async fn work_off(self: Rc<Self>) {
         loop {
             let request = self.waiting.borrow_mut().pop_front();
             let Some(request) = request else { break };
             run_or_spawn(request);
-            yield_now().await;
+            actix_rt::task::yield_now().await;
         }
         self.working_off.set(false);
         self.run.set(0);
