@@ -100,7 +100,8 @@ impl Account {
     ///
     /// # Security
     /// Backups of the vault hold what they held: one from before, with the root key of that time, still opens. The row that led
-    /// from the host's id to the account, sealed under the vault's key, stays in the directory's log until its place is reused.
+    /// from the host's id to the account, and audit entries that were on their way to it, sealed under the vault's key, stay in the
+    /// directory's log until their places are reused.
     ///
     /// # Errors
     /// Those of every call, but a damaged account is deleted like any other. After an error the deletion may have been decided: it is then completed when the vault is opened
