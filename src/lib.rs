@@ -167,6 +167,7 @@ pub use runtime::core::AuditPolicy;
 pub use runtime::events::{ApiKeyEventKind, Event, EventKind, Events};
 pub use runtime::head::VaultHead;
 pub use runtime::ops::sessions::MintedToken;
+pub use runtime::rebuild::{Carried, RebuildError, RebuildReport};
 pub use runtime::verify::{DamagedAccount, Unproven, VerifyReport};
 pub use secret::{ApiKey, RootKey, SessionToken};
 pub use session::Session;

@@ -14,6 +14,7 @@ use crate::runtime::boot::{self, Opening, PlaceOptions};
 use crate::runtime::core::{AuditPolicy, Core, Settings};
 use crate::runtime::events::Events;
 use crate::runtime::head::VaultHead;
+use crate::runtime::rebuild::{self, RebuildError, RebuildReport, Wanted};
 use crate::runtime::system::Threads;
 use crate::runtime::verify::VerifyReport;
 use crate::secret::{ApiKey, SessionToken};
@@ -311,6 +312,7 @@ pub struct VaultBuilder {
     root_key: Option<Box<dyn KeyProvider>>,
     previous_root_key: Option<Box<dyn KeyProvider>>,
     expected_head: Option<VaultHead>,
+    accept_losses: bool,
     settings: Settings,
     clock: Arc<dyn Clock>,
     http: Arc<dyn HttpClient>,
@@ -323,6 +325,7 @@ impl VaultBuilder {
             root_key: None,
             previous_root_key: None,
             expected_head: None,
+            accept_losses: false,
             settings: Settings::default(),
             clock: Arc::new(SystemClock),
             http: default_http_client(),
@@ -444,11 +447,63 @@ impl VaultBuilder {
     /// [`OpenError`]. When it fails, nothing that was stored has changed; a directory that was new may be left with an empty lock
     /// file.
     pub async fn open(self) -> Result<Vault, OpenError> {
-        let Self { place, root_key, previous_root_key, expected_head, settings, clock, http } = self;
+        let Self { place, root_key, previous_root_key, expected_head, settings, clock, http, .. } = self;
         let root_key = root_key.ok_or(OpenError::NoRootKey)?;
         let opening = Opening { root_key, previous_root_key, expected_head, settings, clock, http };
         let (core, threads) = boot::open_on_own_thread(place, opening).await?;
         Ok(Vault { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
+    }
+}
+
+impl VaultBuilder {
+    /// Lets [`rebuild_directory`](Self::rebuild_directory) go on although something can't be brought back. Say so after you have seen
+    /// what, in [`RebuildError::WouldLose`](crate::RebuildError::WouldLose).
+    pub fn accept_losses(mut self) -> Self {
+        self.accept_losses = true;
+        self
+    }
+
+    /// Makes the vault's directory anew from its shards, for a vault that reports `Corrupted` or `RolledBack` in the directory. The
+    /// vault must not be open; open it afterwards. Nothing but this call does it: opening never rebuilds.
+    ///
+    /// Accounts come back from what they say of themselves, with their tokens' due times. API keys, providers, clients and the
+    /// audits of API keys are taken over where the old directory proves them, and are lost where it does not. Accounts that were
+    /// deleted do not come back. Shards are held to what `directory.anchor` remembers of them, and the vault to
+    /// [`expect_head`](Self::expect_head), as when it is opened. The old directory is kept aside
+    /// ([`RebuildReport::kept_aside`](crate::RebuildReport::kept_aside)).
+    ///
+    /// Takes as long as reading every account takes, on a thread of its own, and some 300 bytes of memory for each. If the future is
+    /// dropped, it goes on to its end. After a crash in the middle the vault has its old directory, or the new one, or does not open
+    /// until this is called again.
+    ///
+    /// # Errors
+    /// [`RebuildError::WouldLose`](crate::RebuildError::WouldLose) when something can't be brought back and
+    /// [`accept_losses`](Self::accept_losses) was not called; [`RebuildError::Open`](crate::RebuildError::Open) for what keeps a vault
+    /// from being read at all, a wrong root key above all. Nothing has changed then.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use anchorhold::{KeyFile, RebuildError, Vault};
+    ///
+    /// # async fn example() -> Result<(), RebuildError> {
+    /// let builder = || Vault::builder("/srv/app/vault").root_key(KeyFile::new("/etc/app/root.key"));
+    /// let report = match builder().rebuild_directory().await {
+    ///     Err(RebuildError::WouldLose(report)) => {
+    ///         // Show it to whoever decides; first put damaged shards back, if there is a copy that fits.
+    ///         tracing::error!(%report, "to be accepted");
+    ///         builder().accept_losses().rebuild_directory().await?
+    ///     }
+    ///     done => done?,
+    /// };
+    /// # let _ = report;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn rebuild_directory(self) -> Result<RebuildReport, RebuildError> {
+        let Self { place, root_key, previous_root_key, expected_head, accept_losses, clock, .. } = self;
+        let root_key = root_key.ok_or(OpenError::NoRootKey)?;
+        let wanted = Wanted { root_key, previous_root_key, expected_head, accept_losses, clock };
+        rebuild::rebuild_on_own_thread(place, wanted).await
     }
 }
 

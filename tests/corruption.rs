@@ -14,6 +14,8 @@ mod fixture;
 mod named;
 #[path = "corruption/older.rs"]
 mod older;
+#[path = "corruption/rebuilt.rs"]
+mod rebuilt;
 #[path = "corruption/second_process.rs"]
 mod second_process;
 #[path = "corruption/swapped.rs"]

@@ -330,7 +330,7 @@ pub enum OpenError {
     #[error("the vault is older than what was acknowledged in {0}: put the newest copy back")]
     RolledBack(Damaged),
     /// A part without which nothing can be served is damaged.
-    #[error("the vault is damaged in {0}: restore it from a backup")]
+    #[error("the vault is damaged in {0}: restore it from a backup; a directory can also be rebuilt from the shards")]
     Corrupted(Damaged),
     /// The head given to `expect_head` is of another vault.
     #[error("the expected head is of another vault: give the head that this vault returned")]

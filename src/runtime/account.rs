@@ -10,7 +10,6 @@ use async_lock::{Mutex, MutexGuard};
 use event_listener::Event as Signal;
 
 use crate::clock::Timestamp;
-use crate::domain::Plaintext;
 use crate::domain::account::change::{Change, Draft};
 use crate::domain::account::keys::{AccountKeys, WrappedKeys};
 use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
@@ -18,6 +17,7 @@ use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Damaged, Error, Item, VaultPart};
+use crate::domain::{Keyring, Plaintext};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
@@ -26,7 +26,7 @@ use crate::runtime::flights::Flights;
 use crate::runtime::notes::Notes;
 use crate::runtime::pending::Pending;
 use crate::runtime::view::AccountView;
-use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
+use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, Storage, StorageError, Tree};
 
 /// What everybody hears of an account that is not there (any more).
 pub(crate) const GONE: Error = Error::NotFound { what: Item::LinkedAccount };
@@ -363,7 +363,7 @@ impl Account {
 
     /// Everything about damage to this account's rows that a caller may know.
     pub(crate) fn damaged(&self, damage: Damage) -> Error {
-        Error::Corrupted(self.damage(damage.0))
+        Error::Corrupted(damaged(self.shard, self.owner.handle, damage))
     }
 
     pub(crate) fn tree(&self) -> Result<Arc<dyn Tree>, Error> {
@@ -410,37 +410,55 @@ impl Account {
     }
 
     async fn load_proven(&self) -> Result<Loaded, Error> {
-        let tree = match self.core.storage.tree(self.shard, self.owner.handle).await {
-            Ok(tree) => tree,
-            // The directory proved that the account exists.
-            Err(StorageError::NoTree) => return Err(self.damaged(Damage("the account's tree is missing"))),
-            Err(error) => return Err(error.into()),
-        };
-        let mut rows = Vec::new();
-        for (start, end) in RecordKey::covered_ranges() {
-            scan_all(tree.as_ref(), start, end, &mut rows).await?;
-        }
-        let state = AccountState::load(&self.core.keyring, self.owner, &rows).map_err(|damage| self.damaged(damage))?;
-        if tree.anchored(Mark::Account).is_some_and(|anchored| state.facts.sequence < anchored.sequence) {
-            return Err(Error::RolledBack(self.damage("the account is older than its anchor")));
-        }
-        let last = state.facts.audit.last_segment;
-        if last != 0 {
-            let sealed = tree.load(&RecordKey::Audit(last).to_bytes()).await?;
-            let keys = self.unwrap(&state.facts.wrapped)?;
-            state.prove_last_segment(&keys, sealed.as_deref()).map_err(|damage| self.damaged(damage))?;
-        }
+        let (tree, state) = load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
         Ok(Loaded { tree, state })
     }
 
     fn unwrap(&self, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
-        AccountKeys::unwrap(&self.core.keyring, &self.owner, wrapped)
-            .map_err(|_| self.damaged(Damage("the account's keys do not open")))
+        unwrap(&self.core.keyring, self.shard, &self.owner, wrapped)
     }
+}
 
-    fn damage(&self, detail: &'static str) -> Damaged {
-        Damaged { part: VaultPart::Shard(self.shard), accounts: vec![self.owner.handle], detail: detail.into() }
+/// Reads an account's rows and proves that they are the ones last acknowledged.
+pub(crate) async fn load_proven(
+    storage: &dyn Storage,
+    keyring: &Keyring,
+    shard: ShardId,
+    owner: Owner,
+) -> Result<(Arc<dyn Tree>, AccountState), Error> {
+    let damaged = |damage| damaged(shard, owner.handle, damage);
+    let tree = match storage.tree(shard, owner.handle).await {
+        Ok(tree) => tree,
+        // The directory proved that the account exists.
+        Err(StorageError::NoTree) => return Err(Error::Corrupted(damaged(Damage("the account's tree is missing")))),
+        Err(error) => return Err(error.into()),
+    };
+    let mut rows = Vec::new();
+    for (start, end) in RecordKey::covered_ranges() {
+        scan_all(tree.as_ref(), start, end, &mut rows).await?;
     }
+    let state = AccountState::load(keyring, owner, &rows).map_err(|damage| Error::Corrupted(damaged(damage)))?;
+    if tree.anchored(Mark::Account).is_some_and(|anchored| state.facts.sequence < anchored.sequence) {
+        return Err(Error::RolledBack(damaged(Damage("the account is older than its anchor"))));
+    }
+    let last = state.facts.audit.last_segment;
+    if last != 0 {
+        let sealed = tree.load(&RecordKey::Audit(last).to_bytes()).await?;
+        let keys = unwrap(keyring, shard, &owner, &state.facts.wrapped)?;
+        state.prove_last_segment(&keys, sealed.as_deref()).map_err(|damage| Error::Corrupted(damaged(damage)))?;
+    }
+    Ok((tree, state))
+}
+
+/// Unwraps the keys of an account.
+pub(crate) fn unwrap(keyring: &Keyring, shard: ShardId, owner: &Owner, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
+    let failed = Damage("the account's keys do not open");
+    AccountKeys::unwrap(keyring, owner, wrapped).map_err(|_| Error::Corrupted(damaged(shard, owner.handle, failed)))
+}
+
+/// What is told of damage to one account's rows.
+pub(crate) fn damaged(shard: ShardId, handle: AccountHandle, damage: Damage) -> Damaged {
+    Damaged { part: VaultPart::Shard(shard), accounts: vec![handle], detail: damage.0.into() }
 }
 
 /// A commit under way. It ends on drop, so that no reader waits for one that panicked.

@@ -72,7 +72,7 @@ impl PlaceOptions {
         }
     }
 
-    fn acquire(self) -> Result<Box<dyn Place>, OpenError> {
+    pub(crate) fn acquire(self) -> Result<Box<dyn Place>, OpenError> {
         #[cfg(any(test, feature = "testing"))]
         if let Some(disk) = &self.model {
             if let Some(trees) = self.trees_per_shard {
@@ -224,7 +224,11 @@ async fn keep_house(core: Arc<Core>) {
     }
 }
 
-fn open_keyring(place: &dyn Place, root_key: &dyn KeyProvider, previous: Option<&dyn KeyProvider>) -> Result<Keyring, OpenError> {
+pub(crate) fn open_keyring(
+    place: &dyn Place,
+    root_key: &dyn KeyProvider,
+    previous: Option<&dyn KeyProvider>,
+) -> Result<Keyring, OpenError> {
     let Some(header) = place.header()? else {
         let parameters = root_key.parameters()?;
         let (keyring, header) = Keyring::create(&root_key.root_key(&parameters)?, &parameters)?;
@@ -245,7 +249,7 @@ fn open_keyring(place: &dyn Place, root_key: &dyn KeyProvider, previous: Option<
 }
 
 /// Authenticates anchor files with a subkey of the vault key.
-struct Seal(Arc<Keyring>);
+pub(crate) struct Seal(pub(crate) Arc<Keyring>);
 
 impl AnchorSeal for Seal {
     fn mac(&self, file: &[u8], content: &[u8]) -> [u8; 32] {

@@ -14,7 +14,7 @@ use crate::domain::directory::{BUCKETS, BucketHeadRow, RowName};
 use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::domain::head::Digest;
 use crate::domain::{Keyring, Label, Plaintext};
-use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
+use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
 
 /// A change names all its rows when it takes its locks; any other row is a fault in this crate.
 const UNLOCKED: Error = Error::Internal { doing: "changing a directory row outside the locked buckets" };
@@ -23,6 +23,9 @@ const NAMED_TWICE: Error = Error::Internal { doing: "changing a directory row tw
 
 /// Rows read in one step of a scan.
 const SCAN_STEP: usize = 512;
+
+/// Buckets begun in one commit: some 200 bytes each.
+const BUCKETS_PER_COMMIT: usize = 256;
 
 /// The directory of one vault.
 pub(crate) struct Directory {
@@ -100,6 +103,47 @@ impl Directory {
                 Ok((name, self.open(&key, &value)?))
             })
             .collect()
+    }
+
+    /// Up to so many rows from `start` on that can be read and opened, proven or not; `start` moves behind them. Each was acknowledged
+    /// once, and nothing says that it is the newest of its name, or that there were no others.
+    pub(crate) async fn salvage(&self, start: &mut Vec<u8>, end: &[u8], limit: usize) -> Vec<(RowName, Plaintext)> {
+        let mut found = Vec::new();
+        // One at a time: a row that can't be read ends the scan, and must not take others with it.
+        while found.len() < limit
+            && let Ok(rows) = self.tree.scan(start, end, 1).await
+            && let Some((key, value)) = rows.into_iter().next()
+        {
+            if let (Some(name), Ok(plain)) = (RowName::parse(&key), self.open(&key, &value)) {
+                found.push((name, plain));
+            }
+            *start = [key.as_slice(), &[0]].concat();
+        }
+        found
+    }
+
+    /// Begins empty buckets at these sequences, each with a head over no row.
+    pub(crate) async fn begin_at(&self, sequences: &[(u16, u64)]) -> Result<(), Error> {
+        for some in sequences.chunks(BUCKETS_PER_COMMIT) {
+            let mut commit = Commit::default();
+            for &(bucket, sequence) in some {
+                let (put, next) = self.sealed_head(bucket, BucketState { sequence, digest: Digest::EMPTY })?;
+                commit.puts.push(put);
+                commit.marks.push(MarkStep { mark: Mark::Bucket(bucket), expected: 0, next });
+            }
+            self.tree.commit(commit).await?;
+        }
+        Ok(())
+    }
+
+    /// A bucket's head, and what stands for it outside.
+    fn sealed_head(&self, bucket: u16, state: BucketState) -> Result<(Row, Anchored), Error> {
+        let key = RowName::BucketHead(bucket).to_bytes();
+        let head = BucketHeadRow { digest: state.digest.bytes() };
+        let plain = codec::encode(&head).map_err(|_| Error::Internal { doing: "encoding a bucket's head" })?;
+        let value = self.keyring.seal_row(&key, state.sequence, &plain);
+        let digest = state.digest.mark(&self.keyring, bucket, state.sequence);
+        Ok(((key, value), Anchored { sequence: state.sequence, digest }))
     }
 
     /// Takes the write locks of all buckets that `names` fall into, in one order, so that two changes never wait for each other.
@@ -265,17 +309,9 @@ impl Change<'_> {
                 continue;
             }
             locked.next.sequence = before.sequence + 1;
-            let head = BucketHeadRow { digest: locked.next.digest.bytes() };
-            let mark = locked.next.digest.mark(&self.directory.keyring, *bucket, locked.next.sequence);
-            let key = RowName::BucketHead(*bucket).to_bytes();
-            let plain = codec::encode(&head).map_err(|_| Error::Internal { doing: "encoding a bucket's head" })?;
-            let value = self.directory.keyring.seal_row(&key, locked.next.sequence, &plain);
-            self.commit.puts.push((key, value));
-            self.commit.marks.push(MarkStep {
-                mark: Mark::Bucket(*bucket),
-                expected: before.sequence,
-                next: Anchored { sequence: locked.next.sequence, digest: mark },
-            });
+            let (put, next) = self.directory.sealed_head(*bucket, locked.next)?;
+            self.commit.puts.push(put);
+            self.commit.marks.push(MarkStep { mark: Mark::Bucket(*bucket), expected: before.sequence, next });
         }
         match self.directory.tree.commit(std::mem::take(&mut self.commit)).await {
             Ok(()) => {

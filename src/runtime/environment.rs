@@ -12,10 +12,10 @@ use crate::domain::error::{Error, Item};
 use crate::domain::grants::Permissions;
 use crate::domain::oauth::client::OAuthClient;
 use crate::domain::provider::ProviderSettings;
-use crate::domain::{Label, Plaintext};
+use crate::domain::{Keyring, Label, Plaintext};
 use crate::ids::{ApiKeyId, Environment, LinkedAccountId, ProviderName};
 use crate::runtime::core::{AUDIT_DELAY, Core};
-use crate::runtime::directory::Change;
+use crate::runtime::directory::{Change, Directory};
 use crate::runtime::events::ApiKeyEventKind;
 use crate::runtime::key_table::KeyEntry;
 use crate::secret::ApiKey;
@@ -248,31 +248,7 @@ impl Core {
     /// Walks an environment's API-key audit from its first entry to the end that the directory covers.
     pub(crate) async fn verify_api_key_audit(&self, environment: Environment) -> Result<Result<u64, BrokenLink>, Error> {
         self.write_denials().await?;
-        let ends = self
-            .directory
-            .get::<EnvironmentRow>(RowName::Environment(environment))
-            .await?
-            .map_or(ChainEnds::EMPTY, |row| row.audit);
-        let (mut start, end) = RowName::audit_range(environment);
-        let mut check =
-            ChainCheck::new(|parts: &[&[u8]]| self.chain_mac(environment, parts), ends.first_sequence, ends.first_link);
-        loop {
-            let rows = self.directory.scan_range(start, &end, 256).await?;
-            let Some((last, _)) = rows.last() else { break };
-            start = [last.to_bytes().as_slice(), &[0]].concat();
-            for (name, plain) in &rows {
-                // Entries past the end were appended after `ends` was read.
-                match name {
-                    RowName::AuditSegment(_, first) if *first < ends.next_sequence => {
-                        if let Err(broken) = check.segment(*first, plain) {
-                            return Ok(Err(broken));
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(check.finish(ends.next_sequence, &ends.last_link).map(|next| next - ends.first_sequence))
+        verify_api_key_audit(&self.directory, &self.keyring, environment).await
     }
 
     /// Adds an entry to the API-key audit as part of a change that holds the control bucket.
@@ -373,19 +349,12 @@ impl Core {
         entries: &[NewEntry],
     ) -> Result<(), Error> {
         let first = row.audit.next_sequence;
-        let mac = |parts: &[&[u8]]| self.chain_mac(environment, parts);
+        let mac = |parts: &[&[u8]]| chain_mac(&self.keyring, environment, parts);
         let (segment, last_link) = audit::encode_segment(mac, first, &row.audit.last_link, entries)
             .map_err(|_| Error::Internal { doing: "encoding an audit entry" })?;
         row.audit = ChainEnds { next_sequence: first + entries.len() as u64, last_link, last_segment: first, ..row.audit };
         change.put_bytes(RowName::AuditSegment(environment, first), &segment).await?;
         change.put(RowName::Environment(environment), &row).await
-    }
-
-    fn chain_mac(&self, environment: Environment, parts: &[&[u8]]) -> [u8; 32] {
-        let environment = [environment.byte()];
-        let mut all: Vec<&[u8]> = vec![&environment];
-        all.extend_from_slice(parts);
-        self.keyring.mac(Label::ApiKeyChain, &all)
     }
 
     fn created(&self, parts: ApiKeyParts, record: ApiKeyRecord, event: ApiKeyEventKind) -> Result<CreatedApiKey, Error> {
@@ -423,6 +392,43 @@ impl Core {
 async fn environment_row(change: &Change<'_>, environment: Environment) -> Result<EnvironmentRow, Error> {
     let row = change.get(RowName::Environment(environment)).await?;
     Ok(row.unwrap_or(EnvironmentRow { bootstrapped: false, audit: ChainEnds::EMPTY }))
+}
+
+/// Walks an environment's API-key audit from its first entry to the end that the directory covers.
+pub(crate) async fn verify_api_key_audit(
+    directory: &Directory,
+    keyring: &Keyring,
+    environment: Environment,
+) -> Result<Result<u64, BrokenLink>, Error> {
+    let row = directory.get::<EnvironmentRow>(RowName::Environment(environment)).await?;
+    let ends = row.map_or(ChainEnds::EMPTY, |row| row.audit);
+    let (mut start, end) = RowName::audit_range(environment);
+    let mac = |parts: &[&[u8]]| chain_mac(keyring, environment, parts);
+    let mut check = ChainCheck::new(mac, ends.first_sequence, ends.first_link);
+    loop {
+        let rows = directory.scan_range(start, &end, 256).await?;
+        let Some((last, _)) = rows.last() else { break };
+        start = [last.to_bytes().as_slice(), &[0]].concat();
+        for (name, plain) in &rows {
+            // Entries past the end were appended after `ends` was read.
+            match name {
+                RowName::AuditSegment(_, first) if *first < ends.next_sequence => {
+                    if let Err(broken) = check.segment(*first, plain) {
+                        return Ok(Err(broken));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(check.finish(ends.next_sequence, &ends.last_link).map(|next| next - ends.first_sequence))
+}
+
+fn chain_mac(keyring: &Keyring, environment: Environment, parts: &[&[u8]]) -> [u8; 32] {
+    let environment = [environment.byte()];
+    let mut all: Vec<&[u8]> = vec![&environment];
+    all.extend_from_slice(parts);
+    keyring.mac(Label::ApiKeyChain, &all)
 }
 
 fn decode_settings(plain: &[u8]) -> Result<ProviderSettings, Error> {

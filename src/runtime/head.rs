@@ -58,6 +58,11 @@ impl VaultHead {
         Ok(())
     }
 
+    /// How far the vault had come.
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter
+    }
+
     fn expected_mac(&self, keyring: &Keyring) -> [u8; 16] {
         let full = keyring.mac(Label::VaultHead, &[self.vault.as_bytes(), &self.counter.to_be_bytes(), &self.digest]);
         let mut mac = [0; 16];

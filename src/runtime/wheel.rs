@@ -242,7 +242,8 @@ impl Core {
     }
 }
 
-fn slot_of(time: Timestamp) -> u32 {
+/// The slot of time that a time lies in.
+pub(crate) fn slot_of(time: Timestamp) -> u32 {
     u32::try_from(time.as_millis() >> SLOT_BITS).unwrap_or(u32::MAX)
 }
 

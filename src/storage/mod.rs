@@ -90,6 +90,33 @@ pub(crate) trait Place: Send {
 
     /// Opens the directory and the anchors and starts the engine.
     fn start(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Arc<dyn Storage>, StorageError>>;
+
+    /// Opens what is there to have the directory made anew.
+    fn rebuild(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Box<dyn Rebuilding>, StorageError>>;
+}
+
+/// A vault whose directory is being made anew. What is there is only read until [`finish`](Rebuilding::finish).
+pub(crate) trait Rebuilding: Send {
+    /// The vault as it is. Its directory is not compared with the anchor, and may be damaged in any way.
+    fn present(&self) -> &Arc<dyn Storage>;
+
+    /// Whether there is a directory to read from at all.
+    fn is_readable(&self) -> bool;
+
+    /// What the directory's anchor remembers of the whole vault, or why it can't be read. Without it nothing says whether the shards
+    /// are the newest ones.
+    fn remembered(&self) -> Result<AnchorHead, String>;
+
+    /// Where the new directory is made: an empty engine.
+    fn fresh(&self) -> &Arc<dyn Storage>;
+
+    /// Puts the new directory in the place of the old one, with an anchor that goes on from the old one's counter and is above this
+    /// one; returns where the old one is kept. After an error, or a crash, it is the old one, or the new one, or rebuilding has to be
+    /// called again.
+    fn finish(self: Box<Self>, above: u64) -> BoxFuture<'static, Result<Option<String>, StorageError>>;
+
+    /// Leaves everything as it is.
+    fn abandon(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>>;
 }
 
 /// Authenticates anchor files. Made from a root subkey by the layers above; engines know no key.

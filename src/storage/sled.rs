@@ -10,6 +10,7 @@
 //! | `watchdog.rs` | a hang or a failed write becomes an error |
 //! | `database.rs` `rows.rs` | one sled database; how rows lie in it |
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
+//! | `rebuild.rs` | making the directory anew |
 //! | `anchors.rs` `keeper.rs` | writing the anchors, and the thread that does; closing |
 //! | `files.rs` `header.rs` | files that survive a power cut |
 //! | `faults.rs` | failures that a test asks for |
@@ -32,6 +33,7 @@ mod header;
 mod keeper;
 mod lane;
 mod place;
+mod rebuild;
 mod rows;
 mod settling;
 mod shards;

@@ -16,7 +16,7 @@ pub struct ModelDisk(Arc<Mutex<Disk>>);
 
 /// A copy of everything on a [`ModelDisk`], to be put back later: yesterday's backup.
 #[derive(Clone)]
-pub struct ModelImage(Image);
+pub struct ModelImage(pub(super) Image);
 
 /// Names one tree on a [`ModelDisk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

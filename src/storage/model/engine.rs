@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
 use super::super::{
-    AnchorHead, AnchorSeal, Anchored, BoxFuture, Commit, Location, Mark, Place, Row, Storage, StorageError, StorageStatus, Tree,
+    AnchorHead, AnchorSeal, Anchored, BoxFuture, Commit, Location, Mark, Place, Rebuilding, Row, Storage, StorageError,
+    StorageStatus, Tree,
 };
-use super::disk::{Disk, Failure, Image, Kind, ModelDisk, ModelTree};
+use super::disk::{Disk, Failure, Image, Kind, ModelDisk, ModelImage, ModelTree};
 use crate::ids::{AccountHandle, ShardId};
 
 /// A model disk, held by one vault.
@@ -92,6 +93,97 @@ impl Place for ModelPlace {
             let engine = Engine { hold: self.hold, seal, state: Mutex::new(state) };
             Ok(Arc::new(ModelStorage(Arc::new(engine))) as Arc<dyn Storage>)
         })
+    }
+
+    fn rebuild(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Box<dyn Rebuilding>, StorageError>> {
+        Box::pin(async move {
+            let disk = self.hold.disk.lock();
+            let read = disk.live.anchor.as_ref().ok_or("missing").and_then(|bytes| DirectoryAnchor::decode(bytes, &*seal));
+            let (mut anchor, remembered) = match read {
+                Ok((anchor, head)) => (anchor, Ok(head)),
+                Err(what) => (DirectoryAnchor::default(), Err(format!("directory.anchor: {what}"))),
+            };
+            let known = disk.live.shards.keys().next_back().map_or(0, |last| last.0 as usize + 1);
+            if anchor.shards.len() < known {
+                anchor.shards.resize(known, ShardMark::default());
+            }
+            if remembered.is_err() {
+                for (shard, image) in &disk.live.shards {
+                    let own = image.anchor.as_ref().and_then(|bytes| ShardAnchor::decode(bytes, *shard, &*seal).ok());
+                    anchor.shards[shard.0 as usize].counter = own.map_or(1, |own| own.counter.max(1));
+                }
+            }
+            // A copy: what is there is only read, and whoever reads it may not write behind the back of the one who rebuilds.
+            let copy = ModelDisk::new();
+            copy.restore(&ModelImage(disk.live.clone()));
+            drop(disk);
+            let present = on_disk(&copy, anchor.clone(), &seal)?;
+            let workshop = ModelDisk::new();
+            let first = DirectoryAnchor { counter: 1, ..DirectoryAnchor::default() };
+            let fresh = on_disk(&workshop, first, &seal)?;
+            let hold = self.hold;
+            Ok(Box::new(ModelRebuilding { hold, seal, present, fresh, workshop, anchor, remembered }) as Box<dyn Rebuilding>)
+        })
+    }
+}
+
+/// An engine whose directory is not compared with any anchor.
+fn on_disk(disk: &ModelDisk, anchor: DirectoryAnchor, seal: &Arc<dyn AnchorSeal>) -> Result<Arc<dyn Storage>, StorageError> {
+    let hold = ModelPlace::acquire(disk)?.hold;
+    let head = AnchorHead { counter: anchor.counter, digest: [0; 32] };
+    let state = State { closed: false, poisoned: None, anchor, head, behind: false, shards: BTreeMap::new() };
+    Ok(Arc::new(ModelStorage(Arc::new(Engine { hold, seal: seal.clone(), state: Mutex::new(state) }))))
+}
+
+/// The directory of a disk that is made anew beside it, on a disk of its own.
+struct ModelRebuilding {
+    hold: Hold,
+    seal: Arc<dyn AnchorSeal>,
+    present: Arc<dyn Storage>,
+    fresh: Arc<dyn Storage>,
+    workshop: ModelDisk,
+    anchor: DirectoryAnchor,
+    remembered: Result<AnchorHead, String>,
+}
+
+impl Rebuilding for ModelRebuilding {
+    fn present(&self) -> &Arc<dyn Storage> {
+        &self.present
+    }
+
+    fn is_readable(&self) -> bool {
+        true
+    }
+
+    fn remembered(&self) -> Result<AnchorHead, String> {
+        self.remembered.clone()
+    }
+
+    fn fresh(&self) -> &Arc<dyn Storage> {
+        &self.fresh
+    }
+
+    fn finish(self: Box<Self>, above: u64) -> BoxFuture<'static, Result<Option<String>, StorageError>> {
+        Box::pin(async move {
+            self.fresh.close().await?;
+            let made = self.workshop.lock().live.clone();
+            let (marks, directory) = match &made.anchor {
+                Some(bytes) => DirectoryAnchor::decode(bytes, &*self.seal).map(|(anchor, _)| (anchor.marks, made.directory)),
+                None => Err("missing"),
+            }
+            .map_err(|detail| corrupted(Location::Directory, detail))?;
+            let counter = self.anchor.counter.max(above) + 1;
+            let (bytes, _) = DirectoryAnchor { counter, marks, shards: self.anchor.shards }.encode(&*self.seal);
+            let mut disk = self.hold.disk.lock();
+            self.hold.operate(Kind::Writes, &mut disk, |disk| {
+                disk.change(|image| (image.directory, image.anchor) = (directory.clone(), Some(bytes.clone())));
+                Ok(None)
+            })
+        })
+    }
+
+    fn abandon(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>> {
+        Box::pin(async move { self.fresh.close().await })
     }
 }
 

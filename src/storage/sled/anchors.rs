@@ -12,7 +12,7 @@ use super::core::{Core, io_error, locked};
 use super::database::Failure;
 use super::files;
 use super::lane::Lane;
-use super::shards::{ANCHOR, SHARDS, generation_dir};
+use super::shards::{ANCHOR, SHARDS, generation_dir, remembered_counts};
 use super::watchdog::{Caller, Watchdog};
 use crate::ids::ShardId;
 
@@ -23,6 +23,8 @@ pub(super) struct Anchors {
     state: Mutex<State>,
     /// Held by whoever writes anchor files or moves a shard to another generation.
     writing: Mutex<()>,
+    /// No anchor file is written: the vault is only read.
+    frozen: bool,
 }
 
 /// The right to write anchor files, held while a shard moves to another generation.
@@ -38,7 +40,17 @@ struct State {
 impl Anchors {
     pub(super) fn new(directory: DirectoryAnchor, head: AnchorHead) -> Self {
         let state = State { directory, head, behind: false, shards_behind: BTreeMap::new() };
-        Self { state: Mutex::new(state), writing: Mutex::new(()) }
+        Self { state: Mutex::new(state), writing: Mutex::new(()), frozen: false }
+    }
+
+    /// For a vault that is only read.
+    pub(super) fn frozen(directory: DirectoryAnchor) -> Self {
+        Self { frozen: true, ..Self::new(directory, AnchorHead { counter: 0, digest: [0; 32] }) }
+    }
+
+    /// How many trees each shard has.
+    pub(super) fn remembered_counts(&self) -> Vec<usize> {
+        remembered_counts(&locked(&self.state).directory.shards).collect()
     }
 
     /// What the anchor remembers of a bucket, moved forward by every commit.
@@ -88,6 +100,9 @@ impl Anchors {
 
     /// Writes what is behind. A failure poisons the vault.
     pub(super) fn write_all(&self, core: &Core) -> Result<AnchorHead, StorageError> {
+        if self.frozen {
+            return Ok(locked(&self.state).head);
+        }
         self.write_shards(core)?;
         self.write_directory(core, &self.begin_writing(&core.watchdog)?)
     }
@@ -211,6 +226,16 @@ impl Anchors {
         update(&mut shards[shard.0 as usize]);
         state.behind = true;
     }
+}
+
+/// Reads the directory's anchor and nothing else, or says why it can't be read.
+pub(super) fn read_directory_anchor_only(
+    root: &Path,
+    seal: &dyn AnchorSeal,
+) -> Result<Result<(DirectoryAnchor, AnchorHead), String>, StorageError> {
+    let bytes = files::read_optional(&root.join(DIRECTORY_ANCHOR)).map_err(|error| io_error("read an anchor", error))?;
+    let read = bytes.ok_or("missing").and_then(|bytes| DirectoryAnchor::decode(&bytes, seal));
+    Ok(read.map_err(|what| format!("{DIRECTORY_ANCHOR}: {what}")))
 }
 
 /// Reads the directory's anchor; makes the first one of a new vault.

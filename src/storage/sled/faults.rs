@@ -23,6 +23,8 @@ struct Plan {
     stall_anchor: Option<Duration>,
     /// The step of a shard's rewriting after which it stops as if the process had died.
     stop_rewriting_after: Option<u8>,
+    /// The same for rebuilding the directory.
+    stop_rebuilding_after: Option<u8>,
 }
 
 impl StorageFaults {
@@ -69,6 +71,19 @@ impl StorageFaults {
         let _ = step;
         Ok(())
     }
+
+    /// Called after each step of putting a rebuilt directory in its place; an error is where the process is to have died.
+    pub(super) fn after_rebuilding_step(&self, step: u8) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            if plan.stop_rebuilding_after == Some(step) {
+                return Err(io::Error::other("a stop that a test asked for"));
+            }
+        }
+        let _ = step;
+        Ok(())
+    }
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -92,6 +107,11 @@ impl StorageFaults {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).syncs
+    }
+
+    /// Stops the rebuilding of a directory after this step (0 to 3) as if the process had died.
+    pub fn stop_rebuilding_after(&self, step: Option<u8>) {
+        self.change(|plan| plan.stop_rebuilding_after = step);
     }
 
     #[cfg(test)]

@@ -39,8 +39,8 @@ enum Task {
 }
 
 impl Keeper {
-    /// Starts the thread. It holds the lock of the vault's place until everything is closed.
-    pub(super) fn start(core: Arc<Core>, directory: Arc<Lane>, lock: Lock) -> std::io::Result<()> {
+    /// Starts the thread. It holds the lock of the vault's place, if it is given it, until everything is closed.
+    pub(super) fn start(core: Arc<Core>, directory: Arc<Lane>, lock: Option<Lock>) -> std::io::Result<()> {
         let work = move || {
             while let Task::Serve(requests, due) = core.keeper.next() {
                 serve(&core, requests, due);
@@ -149,7 +149,7 @@ fn serve(core: &Core, requests: Vec<Request>, due: bool) {
     }
 }
 
-fn shut_down(core: &Arc<Core>, directory: Arc<Lane>, lock: Lock) -> Result<(), StorageError> {
+fn shut_down(core: &Arc<Core>, directory: Arc<Lane>, lock: Option<Lock>) -> Result<(), StorageError> {
     let mut result = core.watchdog.close();
     if result.is_ok() {
         result = core.anchors.write_all(core).map(drop);

@@ -6,7 +6,8 @@
 //! directory/            a sled database
 //! directory.anchor      see ../anchor.rs
 //! shards/NNNN.G/        a sled database each, with its anchor as the file `anchor`
-//! *.aside-N             a copy of a damaged database, made before it was repaired
+//! *.aside-N             a copy of a damaged database, made before it was repaired; the directory that was rebuilt
+//! directory.rebuilding/ directory.rebuilt/      see rebuild.rs
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -14,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::{AnchorSeal, BoxFuture, Location, Place, Storage, StorageError, TREES_PER_SHARD};
+use super::super::{AnchorSeal, BoxFuture, Location, Place, Rebuilding, Storage, StorageError, TREES_PER_SHARD};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
 use super::core::{Core, io_error};
@@ -23,6 +24,7 @@ use super::files;
 use super::header::{self, Header};
 use super::keeper::Keeper;
 use super::lane::Lane;
+use super::rebuild;
 use super::shards::{self, Room, SHARDS};
 
 const LOCK: &str = "vault.lock";
@@ -101,7 +103,7 @@ impl Place for SledPlace {
             let core = Core::new(root, options, seal, Anchors::new(directory, head), room).map_err(starting)?;
             let core = Arc::new(core);
             let lane = Lane::new(core.clone(), None);
-            Keeper::start(core.clone(), lane.clone(), lock).map_err(starting)?;
+            Keeper::start(core.clone(), lane.clone(), Some(lock)).map_err(starting)?;
             let storage = SledStorage::new(core, lane);
             match storage.open_directory().await {
                 Ok(()) => Ok(Arc::new(storage) as Arc<dyn Storage>),
@@ -112,6 +114,10 @@ impl Place for SledPlace {
                 }
             }
         })
+    }
+
+    fn rebuild(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Box<dyn Rebuilding>, StorageError>> {
+        Box::pin(async move { rebuild::begin(self.root, self.options, seal, self.lock).await })
     }
 }
 
