@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anchorhold::testing::{ModelDisk, ModelTree, journal_len, merge_journal};
-use anchorhold::{Account, ApiKey, Environment, Error, PageRequest, SessionOptions, Vault};
+use anchorhold::{Account, ApiKey, AuditAction, Environment, Error, PageRequest, SessionOptions, Vault};
 
 use crate::common::{block_on, customer, id, revealed};
 use crate::tools::{action, eventually, on_disk, restored};
@@ -226,5 +226,90 @@ fn account_that_can_not_take_its_notes_holds_up_nobody_else() {
         assert_eq!(damaged, 1);
         merge_journal(&vault).await.unwrap();
         assert_eq!(journal_len(&vault), (0, 0));
+    });
+}
+
+#[test]
+fn mints_on_many_threads_are_all_in_the_audit_while_actors_come_and_go() {
+    const THREADS: usize = 4;
+    const MINTS: usize = 300;
+    block_on(async {
+        let disk = ModelDisk::new();
+        // Room for a fifth of the accounts: housekeeping passivates all the time.
+        let vault = on_disk(&disk).max_resident_accounts(ACCOUNTS / 5).open().await.unwrap();
+        let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+        let backend = vault.backend(&key).await.unwrap();
+        let mut accounts = Vec::new();
+        for number in 0..ACCOUNTS {
+            accounts.push(backend.create_account(&id(&format!("customer {number}"))).await.unwrap());
+        }
+        let minting: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let accounts = accounts.clone();
+                std::thread::spawn(move || {
+                    let mut minted = Vec::new();
+                    for turn in 0..MINTS {
+                        // Some accounts far more often than others, so that some stay and some leave.
+                        let number = (turn * turn + thread * 7) % ACCOUNTS;
+                        let token = block_on(accounts[number].mint_session_token(SessionOptions::new())).unwrap();
+                        minted.push((number, token.id));
+                        if turn % 20 == 0 {
+                            std::thread::sleep(Duration::from_millis(10));
+                        }
+                    }
+                    minted
+                })
+            })
+            .collect();
+        let mut minted: Vec<_> = minting.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        // A power cut once the journal has had its time.
+        smol::Timer::after(Duration::from_millis(400)).await;
+        let vault = on_disk(&restored(&disk.image())).open().await.unwrap();
+        let backend = vault.backend(&key).await.unwrap();
+        let mut noted = Vec::new();
+        for number in 0..ACCOUNTS {
+            let account = backend.account(&id(&format!("customer {number}"))).await.unwrap();
+            assert!(account.verify_audit().await.unwrap().is_intact());
+            for entry in account.audit(PageRequest::first(1_000)).await.unwrap().items {
+                if let AuditAction::SessionMinted { session, .. } = entry.action {
+                    noted.push((number, session));
+                }
+            }
+        }
+        minted.sort_unstable();
+        noted.sort_unstable();
+        assert_eq!(noted, minted);
+    });
+}
+
+#[test]
+fn key_that_is_revoked_or_account_that_is_disabled_mints_nothing_more() {
+    block_on(async {
+        let disk = ModelDisk::new();
+        let (vault, key, customers) = with_customers(&disk).await;
+        let backend = vault.backend(&key).await.unwrap();
+        let (account, _) = &customers[0];
+        account.mint_session_token(SessionOptions::new()).await.unwrap();
+        account.disable().await.unwrap();
+        assert!(matches!(account.mint_session_token(SessionOptions::new()).await, Err(Error::AccountDisabled)));
+        account.enable().await.unwrap();
+
+        let other =
+            backend.create_api_key(anchorhold::NewApiKey::new("other").permissions(anchorhold::Permissions::ALL)).await.unwrap();
+        let through_other = vault.backend(&other.key).await.unwrap().account(&id("customer 0")).await.unwrap();
+        let minted = through_other.mint_session_token(SessionOptions::new()).await.unwrap();
+        vault.session(&minted.token).await.unwrap();
+        backend.revoke_api_key(&other.info.id).await.unwrap();
+        assert!(matches!(through_other.mint_session_token(SessionOptions::new()).await, Err(Error::InvalidApiKey)));
+
+        // A token that was minted before all were revoked is dead, one minted after is not.
+        let before = account.mint_session_token(SessionOptions::new()).await.unwrap();
+        account.revoke_all_session_tokens().await.unwrap();
+        let after = account.mint_session_token(SessionOptions::new()).await.unwrap();
+        assert!(matches!(vault.session(&before.token).await, Err(Error::InvalidToken)));
+        vault.session(&after.token).await.unwrap();
+        account.delete().await.unwrap();
+        assert!(matches!(account.mint_session_token(SessionOptions::new()).await, Err(Error::NotFound { .. })));
+        assert!(matches!(vault.session(&after.token).await, Err(Error::InvalidToken)));
     });
 }
