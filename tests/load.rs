@@ -1,6 +1,6 @@
 //! A crowd: many callers on many accounts, some of whose requests panic and some of which are dropped half-way. No acknowledged change
-//! is lost, memory does not grow once everything is warm but for the caches that each open shard fills up to 8 MiB, and the vault
-//! closes cleanly.
+//! is lost, memory does not grow once everything is warm (in a short run, by no more than the caches of the open shards), and the
+//! vault closes cleanly.
 //!
 //! Takes minutes and is run by hand or in `.ci/run`:
 //! `cargo test --release --test load -- --ignored --nocapture --test-threads=1`. `ANCHORHOLD_LOAD_SECONDS`, `_CALLERS` and `_ACCOUNTS` change its size.
@@ -50,9 +50,9 @@ fn crowd_loses_nothing_and_leaves_nothing() {
     let callers = from_env("ANCHORHOLD_LOAD_CALLERS", 1_000) as usize;
     let accounts = from_env("ANCHORHOLD_LOAD_ACCOUNTS", 10_000) as usize;
     let memory = crowd(seconds, callers, accounts);
-    // Of what was read and written, each open shard keeps up to so much; with many shards that takes longer than a minute to fill.
-    let caches = CACHE_MIB * (memory.open_shards as u64 + 1);
-    assert!(memory.last <= memory.warm + caches + 16, "more than the caches of {} shards and the directory", memory.open_shards);
+    // Of what was read and written, each open shard keeps up to so much, which a short run does not fill before it is looked at.
+    let growth = if seconds < 60 { CACHE_MIB * (memory.open_shards as u64 + 1) + 16 } else { memory.warm / 5 };
+    assert!(memory.last <= memory.warm + growth, "memory grew by more than {growth} MiB after it was warm");
 }
 
 /// Resident memory in MiB.
