@@ -8,6 +8,8 @@ mod common;
 mod crowds;
 #[path = "corruption/damage.rs"]
 mod damage;
+#[path = "corruption/every_byte.rs"]
+mod every_byte;
 #[path = "corruption/fixture.rs"]
 mod fixture;
 #[path = "corruption/named.rs"]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use anchorhold::{ApiKey, Backend, Connection, Credential, Error, SessionOptions, SessionTokenId, Vault};
+use anchorhold::{ApiKey, Backend, Connection, Credential, Error, SessionOptions, SessionToken, SessionTokenId, Vault};
 
-use crate::common::{api_key_connection, block_on, builder, from_env, id, root_key_of, secret};
+use crate::common::{api_key_connection, block_on, builder, from_env, id, provider, root_key_of, secret};
 use crate::model::{ACCOUNTS, Chance, Change, TASKS, TREES_PER_SHARD};
+use crate::provider::{self, Provider};
 
 pub const PATH: &str = "ANCHORHOLD_CRASH_PATH";
 pub const KEY: &str = "ANCHORHOLD_CRASH_KEY";
@@ -23,7 +24,11 @@ pub const ONLY_OPENS: &str = "ANCHORHOLD_CRASH_ONLY_OPENS";
 
 /// The root key of a number: what the vault is opened with, by child and parent.
 pub async fn open(path: &Path, root: u8, next: Option<u8>) -> Result<Vault, anchorhold::OpenError> {
-    let builder = builder(path).trees_per_shard(TREES_PER_SHARD).max_open_shards(4);
+    open_with(path, root, next, Provider::default()).await
+}
+
+async fn open_with(path: &Path, root: u8, next: Option<u8>, provider: Provider) -> Result<Vault, anchorhold::OpenError> {
+    let builder = builder(path).trees_per_shard(TREES_PER_SHARD).max_open_shards(4).http_client(provider);
     match next {
         // A rotation that was under way may have ended or not.
         Some(next) => builder.root_key(root_key_of(next)).previous_root_key(root_key_of(root)).open().await,
@@ -46,14 +51,15 @@ fn child() {
             std::thread::park();
         }
     }
-    let vault = block_on(open(Path::new(&path), root, None)).unwrap();
+    let provider = Provider::default();
+    let vault = block_on(open_with(Path::new(&path), root, None, provider.clone())).unwrap();
     tell("open");
     let backend = block_on(vault.backend(&ApiKey::from(std::env::var(KEY).unwrap()))).unwrap();
     let seed = from_env(SEED, 0);
     std::thread::scope(|scope| {
         for task in 0..TASKS {
-            let backend = &backend;
-            scope.spawn(move || block_on(Task::new(task, backend, seed).run()));
+            let (vault, backend, provider) = (&vault, &backend, &provider);
+            scope.spawn(move || block_on(Task::new(task, vault, backend, provider, seed).run()));
         }
         if let Some(number) = next {
             let vault = &vault;
@@ -75,16 +81,20 @@ fn tell(line: &str) {
 /// Changes its own accounts, one change after the other, for as long as the process lives.
 struct Task<'a> {
     number: usize,
+    vault: &'a Vault,
     backend: &'a Backend,
+    provider: &'a Provider,
     chance: Chance,
     /// Tokens that this process minted, by account.
     tokens: BTreeMap<String, Vec<(String, SessionTokenId)>>,
+    /// Those for single use.
+    once: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Task<'a> {
-    fn new(number: usize, backend: &'a Backend, seed: u64) -> Self {
+    fn new(number: usize, vault: &'a Vault, backend: &'a Backend, provider: &'a Provider, seed: u64) -> Self {
         let chance = Chance(seed ^ ((number as u64 + 1) << 32));
-        Self { number, backend, chance, tokens: BTreeMap::new() }
+        Self { number, vault, backend, provider, chance, tokens: BTreeMap::new(), once: BTreeMap::new() }
     }
 
     async fn run(&mut self) {
@@ -106,19 +116,25 @@ impl<'a> Task<'a> {
             Err(error) => panic!("looking for {account}: {error:?}"),
         };
         let labels: Vec<String> = found.connections().await.unwrap().into_iter().map(|info| info.label).collect();
+        let (oauth, plain): (Vec<_>, Vec<_>) = labels.iter().partition(|label| label.starts_with('o'));
+        let once = self.once.get(&account).and_then(|tokens| tokens.first());
         let minted = self.tokens.get(&account).filter(|tokens| !tokens.is_empty());
         // Large ones too, which the engine cuts into parts.
         let length = if self.chance.below(8) == 0 { 9_000 } else { 16 };
         let secret = word.repeat(length / 16);
-        match (self.chance.below(20), labels.first(), minted) {
+        match (self.chance.below(30), plain.first(), oauth.first(), minted, once) {
             (0, ..) => Change::Delete { account },
             (1, ..) => Change::RotateKey { account },
             (2, ..) => Change::RevokeAll { account },
-            (3..6, _, Some(tokens)) => Change::Revoke { account, token: tokens[0].0.clone() },
+            (3..6, _, _, Some(tokens), _) => Change::Revoke { account, token: tokens[0].0.clone() },
             (6..8, ..) => Change::Mint { account },
             (8..10, ..) => Change::SetMetadata { account, metadata: word },
-            (10, Some(label), _) => Change::Remove { account, label: label.clone() },
-            (11..17, Some(label), _) => Change::Replace { account, label: label.clone(), secret },
+            (10, Some(label), ..) => Change::Remove { account, label: (*label).clone() },
+            (11..17, Some(label), ..) => Change::Replace { account, label: (*label).clone(), secret },
+            (17..22, _, _, _, Some(token)) => Change::UseUp { account, token: token.clone() },
+            (17..22, ..) => Change::MintOnce { account },
+            (22..28, _, Some(label), ..) => Change::Refresh { account, label: (*label).clone(), secret },
+            (22..28, ..) if labels.len() < 4 => Change::Connect { account, label: format!("o{word}"), secret },
             _ if labels.len() < 4 => Change::Add { account, label: format!("l{word}"), secret },
             _ => Change::SetMetadata { account, metadata: word },
         }
@@ -144,6 +160,26 @@ impl<'a> Task<'a> {
                 connection(label).await?.replace_credential(Credential::api_key(secret(text))).await?;
             }
             Change::Remove { label, .. } => connection(label).await?.remove().await?,
+            Change::Connect { label, secret: text, .. } => {
+                self.provider.will_answer(label, text);
+                let token = secret(&Provider::refresh_token(label));
+                account.import_refresh_token(&provider(provider::NAME), token, label).await?;
+            }
+            Change::Refresh { label, secret: text, .. } => {
+                let connection = connection(label).await?;
+                self.provider.will_answer(label, text);
+                connection.refresh().await?;
+            }
+            Change::MintOnce { .. } => {
+                let minted = account.mint_session_token(SessionOptions::new().single_use()).await?;
+                let text = minted.token.expose_secret().to_owned();
+                self.once.entry(name).or_default().push(text.clone());
+                return Ok(text);
+            }
+            Change::UseUp { token, .. } => {
+                self.once.get_mut(&name).expect("it was drawn from these").retain(|text| text != token);
+                self.vault.session(&SessionToken::from(token.as_str())).await?;
+            }
             Change::Mint { .. } => {
                 let minted = account.mint_session_token(SessionOptions::new()).await?;
                 let text = minted.token.expose_secret().to_owned();
@@ -157,18 +193,22 @@ impl<'a> Task<'a> {
             }
             Change::RevokeAll { .. } => {
                 account.revoke_all_session_tokens().await?;
-                self.tokens.remove(&name);
+                self.forget_tokens(&name);
             }
             Change::RotateKey { .. } => {
                 account.rotate_key().await?;
-                self.tokens.remove(&name);
+                self.forget_tokens(&name);
             }
             Change::Delete { .. } => {
                 account.delete().await?;
-                self.tokens.remove(&name);
+                self.forget_tokens(&name);
             }
             Change::Create { .. } | Change::RotateRoot { .. } => unreachable!("made elsewhere"),
         }
         Ok(String::new())
+    }
+    fn forget_tokens(&mut self, account: &str) {
+        self.tokens.remove(account);
+        self.once.remove(account);
     }
 }

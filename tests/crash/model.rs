@@ -1,6 +1,6 @@
 //! What a vault must hold, by what its child process said; and the words in which it says it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -38,6 +38,27 @@ pub enum Change {
     Mint {
         account: String,
     },
+    /// Mints a token for single use.
+    MintOnce {
+        account: String,
+    },
+    /// Uses up the token that has this text.
+    UseUp {
+        account: String,
+        token: String,
+    },
+    /// Makes an OAuth connection; `secret` is the access token that the provider gives.
+    Connect {
+        account: String,
+        label: String,
+        secret: String,
+    },
+    /// Has an OAuth connection refreshed; `secret` is the new access token.
+    Refresh {
+        account: String,
+        label: String,
+        secret: String,
+    },
     /// Revokes the token that has this text.
     Revoke {
         account: String,
@@ -72,6 +93,8 @@ pub struct Model {
     pub accounts: BTreeMap<String, Account>,
     /// Tokens by their text: whose, and whether they are good.
     pub tokens: BTreeMap<String, (String, bool)>,
+    /// Those of them that are for single use.
+    pub once: BTreeSet<String>,
     pub root: u8,
 }
 
@@ -85,12 +108,23 @@ impl Change {
             | Self::Replace { account, .. }
             | Self::Remove { account, .. }
             | Self::Mint { account }
+            | Self::MintOnce { account }
+            | Self::UseUp { account, .. }
+            | Self::Connect { account, .. }
+            | Self::Refresh { account, .. }
             | Self::Revoke { account, .. }
             | Self::RevokeAll { account }
             | Self::RotateKey { account }
             | Self::Delete { account } => Some(account),
             Self::RotateRoot { .. } => None,
         }
+    }
+}
+
+impl Change {
+    /// Whether it mints a token, whose text is known once it was acknowledged.
+    pub fn mints(&self) -> bool {
+        matches!(self, Self::Mint { .. } | Self::MintOnce { .. })
     }
 }
 
@@ -103,15 +137,23 @@ impl Model {
                 assert!(self.accounts.insert(account.clone(), new).is_none(), "{account} was there and is created");
             }
             Change::SetMetadata { account, metadata } => self.of(account).metadata.clone_from(metadata),
-            Change::Add { account, label, secret } | Change::Replace { account, label, secret } => {
+            Change::Add { account, label, secret }
+            | Change::Replace { account, label, secret }
+            | Change::Connect { account, label, secret }
+            | Change::Refresh { account, label, secret } => {
                 self.of(account).connections.insert(label.clone(), secret.clone());
             }
             Change::Remove { account, label } => drop(self.of(account).connections.remove(label)),
-            Change::Mint { account } => {
+            Change::Mint { account } | Change::MintOnce { account } => {
                 let text = answer.expect("a token was minted").to_owned();
+                if matches!(change, Change::MintOnce { .. }) {
+                    self.once.insert(text.clone());
+                }
                 self.tokens.insert(text, (account.clone(), true));
             }
-            Change::Revoke { token, .. } => self.tokens.get_mut(token).expect("it was minted").1 = false,
+            Change::Revoke { token, .. } | Change::UseUp { token, .. } => {
+                self.tokens.get_mut(token).expect("it was minted").1 = false;
+            }
             Change::RevokeAll { account } | Change::RotateKey { account } => self.end_tokens(account),
             Change::Delete { account } => {
                 assert!(self.accounts.remove(account).is_some(), "{account} was not there and is deleted");
@@ -139,6 +181,10 @@ impl fmt::Display for Change {
             Self::Replace { account, label, secret } => write!(f, "replace {account} {label} {secret}"),
             Self::Remove { account, label } => write!(f, "remove {account} {label}"),
             Self::Mint { account } => write!(f, "mint {account}"),
+            Self::MintOnce { account } => write!(f, "mint-once {account}"),
+            Self::UseUp { account, token } => write!(f, "use-up {account} {token}"),
+            Self::Connect { account, label, secret } => write!(f, "connect {account} {label} {secret}"),
+            Self::Refresh { account, label, secret } => write!(f, "refresh {account} {label} {secret}"),
             Self::Revoke { account, token } => write!(f, "revoke {account} {token}"),
             Self::RevokeAll { account } => write!(f, "revoke-all {account}"),
             Self::RotateKey { account } => write!(f, "rotate-key {account}"),
@@ -164,6 +210,14 @@ impl FromStr for Change {
             }
             ["remove", account, label] => Self::Remove { account: (*account).into(), label: (*label).into() },
             ["mint", account] => Self::Mint { account: (*account).into() },
+            ["mint-once", account] => Self::MintOnce { account: (*account).into() },
+            ["use-up", account, token] => Self::UseUp { account: (*account).into(), token: (*token).into() },
+            ["connect", account, label, secret] => {
+                Self::Connect { account: (*account).into(), label: (*label).into(), secret: (*secret).into() }
+            }
+            ["refresh", account, label, secret] => {
+                Self::Refresh { account: (*account).into(), label: (*label).into(), secret: (*secret).into() }
+            }
             ["revoke", account, token] => Self::Revoke { account: (*account).into(), token: (*token).into() },
             ["revoke-all", account] => Self::RevokeAll { account: (*account).into() },
             ["rotate-key", account] => Self::RotateKey { account: (*account).into() },

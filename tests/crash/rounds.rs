@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anchorhold::{ApiKey, Environment, Error, PageRequest, SessionToken, Vault, VaultHead};
+use anchorhold::{ApiKey, Environment, Error, PageRequest, Revealed, SessionToken, Vault, VaultHead};
 
 use crate::child;
-use crate::common::{block_on, from_env, id, revealed, root_key_of};
+use crate::common::{block_on, from_env, id, root_key_of};
 use crate::model::{Account, Chance, Change, Model, TASKS};
+use crate::provider;
 
 /// When the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,9 @@ pub enum When {
 pub struct Counts {
     killed: BTreeMap<&'static str, u64>,
     acknowledged: u64,
+    /// Refreshes of tokens among them, and tokens for single use that were used.
+    refreshed: u64,
+    used_up: u64,
     /// Changes under way, by what became of them.
     kept: u64,
     undone: u64,
@@ -62,17 +66,21 @@ fn killed_processes_lose_nothing_that_was_acknowledged() {
         }
     }
     println!(
-        "{round} rounds in {:?}; killed while {:?}; {} changes acknowledged, none lost; of those under way {} were there, {} were \
+        "{round} rounds in {:?}; killed while {:?}; {} changes acknowledged ({} refreshes, {} \
+         single uses), none lost; of those under way {} were there, {} were \
          not, {} change nothing that can be seen",
         started.elapsed(),
         counts.killed,
         counts.acknowledged,
+        counts.refreshed,
+        counts.used_up,
         counts.kept,
         counts.undone,
         counts.unseen,
     );
     // The controls: there was something to lose, and every moment was met.
     assert!(counts.acknowledged > 10 * rounds && counts.kept + counts.undone > 0);
+    assert!(rounds < 100 || (counts.refreshed > 0 && counts.used_up > 0));
     assert!(rounds < 20 || counts.killed.len() == 4, "{:?}", counts.killed);
 }
 
@@ -94,6 +102,7 @@ impl Run {
         let key = block_on(async {
             let vault = child::open(&crate::common::vault_path(&folder), model.root, None).await.unwrap();
             let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+            provider::set_up(&vault.backend(&key).await.unwrap()).await;
             vault.close().await.unwrap();
             key
         });
@@ -126,6 +135,8 @@ impl Run {
         for (change, answer) in &told.acknowledged {
             self.model.apply(change, answer.as_deref());
             counts.acknowledged += 1;
+            counts.refreshed += u64::from(matches!(change, Change::Refresh { .. }));
+            counts.used_up += u64::from(matches!(change, Change::UseUp { .. }));
         }
         let rotating = told.under_way.iter().any(|change| matches!(change, Change::RotateRoot { .. }));
         self.next_root = next.filter(|_| rotating);
@@ -214,7 +225,7 @@ impl Run {
                     continue;
                 };
                 let mut after = self.model.clone();
-                if !matches!(change, Change::Mint { .. }) {
+                if !change.mints() {
                     after.apply(change, None);
                 }
                 let as_a_whole = after.accounts.get(name);
@@ -262,7 +273,7 @@ impl Run {
 
     async fn check_tokens(&mut self, vault: &Vault, under_way: &[Change], what: &str) {
         let mut after = self.model.clone();
-        for change in under_way.iter().filter(|change| !matches!(change, Change::Mint { .. })) {
+        for change in under_way.iter().filter(|change| !change.mints()) {
             after.apply(change, None);
         }
         for (text, (owner, good)) in &mut self.model.tokens {
@@ -273,6 +284,11 @@ impl Run {
             };
             assert!(found == *good || found == after.tokens[text].1, "a token of {owner} is good: {found}; {what}");
             *good = found;
+            if found && self.model.once.contains(text) {
+                let again = vault.session(&SessionToken::from(text.as_str())).await;
+                assert!(matches!(again, Err(Error::InvalidToken)), "a token of {owner} opens two sessions; {what}");
+                *good = false;
+            }
         }
         // Enough of them are kept to check.
         while self.model.tokens.len() > 60 {
@@ -289,7 +305,9 @@ async fn read(vault: &Vault, key: &ApiKey) -> BTreeMap<String, Account> {
         let account = backend.account(&info.id).await.unwrap();
         let mut connections = BTreeMap::new();
         for connection in account.connections().await.unwrap() {
-            let secret = revealed(&account.connection(&connection.id).await.unwrap()).await.unwrap();
+            let shown = account.connection(&connection.id).await.unwrap();
+            let text = |shown: &Revealed| shown.api_key().or(shown.access_token()).unwrap().to_owned();
+            let secret = shown.reveal(text).await.unwrap();
             connections.insert(connection.label, secret);
         }
         seen.insert(info.id.as_str().to_owned(), Account { metadata: info.metadata, connections });
@@ -357,6 +375,10 @@ fn changes_are_read_as_they_are_written() {
         Change::Add { account: account(), label: "l".into(), secret: "s".into() },
         Change::Revoke { account: account(), token: "st_test_x".into() },
         Change::Delete { account: account() },
+        Change::MintOnce { account: account() },
+        Change::UseUp { account: account(), token: "st_test_y".into() },
+        Change::Connect { account: account(), label: "o".into(), secret: "s".into() },
+        Change::Refresh { account: account(), label: "o".into(), secret: "t".into() },
         Change::RotateRoot { number: 7 },
     ] {
         assert_eq!(change.to_string().parse::<Change>(), Ok(change));
