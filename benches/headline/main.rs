@@ -9,14 +9,18 @@ mod latency;
 mod neighbour;
 mod put;
 mod reveal;
+mod rivals;
 mod storm;
 mod tokens;
 mod world;
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let runs: [(&str, fn()); 7] = [
-        ("token_roundtrip", tokens::roundtrip),
+    let runs: [(&str, fn()); 10] = [
+        ("token_roundtrip_vs_jwt", tokens::against_jwt),
+        ("token_roundtrip_vs_pasetors", tokens::against_pasetors),
+        ("token_roundtrip_vs_branca", tokens::against_branca),
+        ("token_roundtrip_vs_biscuit", tokens::against_biscuit),
         ("latency_alone", latency::alone),
         ("reveal_1k_vs_limit", reveal::against_limit),
         ("put_1k_vs_sled", put::against_sled),
