@@ -9,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Some((&[shard, at, high, mask], content)) = data.split_first_chunk::<4>() else { return };
     let shard = (shard > 0).then(|| u32::from(shard));
-    assert_eq!(fuzzing::anchor_file(content, shard), None, "an anchor was forged");
+    // libFuzzer sees what is compared and so comes to know the seal of a content: what opens then has one encoding too.
+    assert!(fuzzing::anchor_file(content, shard).is_none_or(|again| again == content), "two encodings of one anchor");
 
     let file = fuzzing::sealed_anchor(content, shard);
     let Some(again) = fuzzing::anchor_file(&file, shard) else { return };
