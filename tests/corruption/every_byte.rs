@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anchorhold::{ApiKey, Environment, Error, OpenError, VaultBuilder};
 
@@ -16,8 +16,8 @@ use crate::common::{block_on, builder, copy_folder, customer, files, id, reveale
 const NAMES: [&str; 2] = ["alpha", "beta"];
 
 fn options(path: &Path) -> VaultBuilder {
-    // One account to a shard.
-    builder(path).threads(1).trees_per_shard(1)
+    // One account to a shard. A machine that has much to do besides is no disk that hangs.
+    builder(path).threads(1).trees_per_shard(1).stall_timeout(Duration::from_secs(120))
 }
 
 /// A vault of two shards, each opened often enough to have a snapshot.

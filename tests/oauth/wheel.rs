@@ -6,7 +6,7 @@ use anchorhold::testing::refresh_what_is_due;
 use anchorhold::{ConnectionStatus, HttpError, RefreshProfile, RefreshRate};
 
 use crate::common::{block_on, builder, id, provider as name, secret, vault_path};
-use crate::provider::{Scripted, oauth};
+use crate::provider::{Scripted, client, oauth, settings};
 use crate::world::{World, info, used};
 
 #[test]
@@ -27,6 +27,40 @@ fn tokens_are_refreshed_before_they_expire_and_before_anybody_asks() {
         assert_ne!(used(&connection).await, first);
         assert_eq!(world.provider.state().refreshes, 5, "the token that the wheel got is used");
     });
+}
+
+#[test]
+fn a_rebuilt_directory_knows_when_tokens_are_due() {
+    for directory_is_left in [true, false] {
+        block_on(async {
+            let world = World::new().await;
+            let connection = world.connect().await;
+            let due = info(&connection).await.next_refresh.unwrap();
+            let (clock, provider, folder) = (world.clock.clone(), world.provider.clone(), world.host.folder);
+            world.host.vault.close().await.unwrap();
+            drop((world.host.backend, world.account, connection));
+            let path = vault_path(&folder);
+            if !directory_is_left {
+                std::fs::remove_dir_all(path.join("directory")).unwrap();
+            }
+            let builder = || builder(&path).clock(clock.clone()).http_client(provider.clone());
+            let report = builder().accept_losses().rebuild_directory().await.unwrap();
+            assert_eq!((report.accounts, report.loses()), (1, !directory_is_left), "{report:?}");
+            let vault = builder().open().await.unwrap();
+            if !directory_is_left {
+                let key = vault.bootstrap_api_key(anchorhold::Environment::Test).await.unwrap();
+                let backend = vault.backend(&key).await.unwrap();
+                backend.set_provider(settings(oauth(RefreshProfile::new()))).await.unwrap();
+                backend.set_oauth_client(&name("idp"), client()).await.unwrap();
+            }
+            refresh_what_is_due(&vault).await.unwrap();
+            assert_eq!(provider.state().refreshes, 0, "nothing is due yet");
+            clock.set(due.plus(Duration::from_secs(40)));
+            refresh_what_is_due(&vault).await.unwrap();
+            assert_eq!(provider.state().refreshes, 1, "the directory is left: {directory_is_left}");
+            vault.close().await.unwrap();
+        });
+    }
 }
 
 #[test]
