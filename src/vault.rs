@@ -457,7 +457,7 @@ impl VaultBuilder {
 
 impl VaultBuilder {
     /// Lets [`rebuild_directory`](Self::rebuild_directory) go on although something can't be brought back. Say so after you have seen
-    /// what, in [`RebuildError::WouldLose`](crate::RebuildError::WouldLose).
+    /// what, in [`RebuildError::WouldLose`].
     pub fn accept_losses(mut self) -> Self {
         self.accept_losses = true;
         self
@@ -470,15 +470,15 @@ impl VaultBuilder {
     /// audits of API keys are taken over where the old directory proves them, and are lost where it does not. Accounts that were
     /// deleted do not come back. Shards are held to what `directory.anchor` remembers of them, and the vault to
     /// [`expect_head`](Self::expect_head), as when it is opened. The old directory is kept aside
-    /// ([`RebuildReport::kept_aside`](crate::RebuildReport::kept_aside)).
+    /// ([`RebuildReport::kept_aside`]).
     ///
     /// Takes as long as reading every account takes, on a thread of its own, and some 300 bytes of memory for each. If the future is
     /// dropped, it goes on to its end. After a crash in the middle the vault has its old directory, or the new one, or does not open
     /// until this is called again.
     ///
     /// # Errors
-    /// [`RebuildError::WouldLose`](crate::RebuildError::WouldLose) when something can't be brought back and
-    /// [`accept_losses`](Self::accept_losses) was not called; [`RebuildError::Open`](crate::RebuildError::Open) for what keeps a vault
+    /// [`RebuildError::WouldLose`] when something can't be brought back and
+    /// [`accept_losses`](Self::accept_losses) was not called; [`RebuildError::Open`] for what keeps a vault
     /// from being read at all, a wrong root key above all. Nothing has changed then.
     ///
     /// # Examples
