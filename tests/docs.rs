@@ -17,6 +17,7 @@ const PAGES: &[&str] = &[
     "docs/format.md",
     "docs/oauth.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/threat-model.md",
     "docs/token-format.md",
 ];
