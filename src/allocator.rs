@@ -116,3 +116,32 @@ unsafe fn wipe(block: *mut u8, size: usize) {
     // A write that only a `free` follows would be removed; this makes the compiler take it for read.
     zeroize::optimization_barrier(wiped);
 }
+
+/// What `scripts/sanitize.sh` must find in this binary: a tool that does not is no witness for the other tests.
+#[cfg(test)]
+mod controls {
+    use std::hint::black_box;
+
+    use super::*;
+
+    const LAYOUT: Layout = Layout::new::<[u64; 8]>();
+
+    #[test]
+    #[ignore = "wrong on purpose"]
+    fn a_block_is_read_after_it_was_given_back() {
+        let allocator = ZeroizingAllocator::new();
+        // SAFETY: there is none; the read of a block that was given back is what is to be found.
+        unsafe {
+            let block = black_box(allocator.alloc(LAYOUT));
+            allocator.dealloc(block, LAYOUT);
+            black_box(block.add(5).read_volatile());
+        }
+    }
+
+    #[test]
+    #[ignore = "wrong on purpose"]
+    fn a_block_is_lost() {
+        // SAFETY: the layout is not empty.
+        black_box(unsafe { ZeroizingAllocator::new().alloc(LAYOUT) }.addr());
+    }
+}
