@@ -260,11 +260,6 @@ impl Account {
         }
     }
 
-    /// Remembers that a connection's credential was used; written with the next commit.
-    pub(crate) fn touch(&self, connection: ConnectionId) {
-        self.notes.pending().touch(connection, self.now());
-    }
-
     /// When the connection was last used, if that is not written yet.
     pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
         self.notes.pending().touched(connection)
@@ -277,22 +272,22 @@ impl Account {
         }
         let turn = self.own_turn().await?;
         // What was used since: each connection's record, if it is still there.
-        let used = self.notes.pending().take_used();
+        let uses = self.notes.pending().uses().clone();
         let mut records = Vec::new();
-        for (id, at) in used {
-            if let Some(plain) = self.read(RecordKey::Connection(id)).await? {
-                records.push((id, at, plain));
+        for (id, at) in &uses {
+            let Some(plain) = self.read(RecordKey::Connection(*id)).await? else { continue };
+            let mut record: ConnectionRecord = decode(&plain).map_err(|damage| self.damaged(damage))?;
+            if record.last_used < Some(*at) {
+                record.last_used = Some(*at);
+                records.push((*id, record));
             }
         }
-        self.change(&turn, |draft| {
-            for (id, at, plain) in &records {
-                let mut record: ConnectionRecord = decode(plain).map_err(|damage| self.damaged(damage))?;
-                record.last_used = record.last_used.max(Some(*at));
-                draft.put_connection(*id, &record)?;
-            }
-            Ok(())
-        })
-        .await?;
+        let waiting = self.notes.pending().len();
+        if waiting != 0 || !records.is_empty() {
+            self.change(&turn, |draft| records.iter().try_for_each(|(id, record)| draft.put_connection(*id, record))).await?;
+        }
+        self.notes.pending().uses_written(&uses);
+        self.merged()?;
         drop(turn);
         match self.core.settings.audit_retention {
             Some(keep) => crate::runtime::ops::audit::prune(self, keep).await,
@@ -304,7 +299,7 @@ impl Account {
     pub(crate) async fn retire(&self, keep: bool) -> Result<(), Error> {
         let flushed = match keep {
             // The journal keeps the rest: a vault with many accounts at work closes as fast as any.
-            true if self.core.is_closing() => self.keep_in_journal().await,
+            true if self.core.is_closing() && !self.notes.pending().has_bare_use() => self.keep_in_journal().await,
             true => self.flush().await,
             false => Ok(()),
         };
@@ -354,7 +349,7 @@ impl Account {
     async fn recover(&self, noted: u64) -> Result<(), Error> {
         self.notes.pending().settle(noted);
         if !self.recovered.get() {
-            let kept = self.core.kept_in_journal(&self.owner.handle, noted).await?;
+            let kept = self.core.kept_in_journal(&self.owner.handle).await?;
             self.notes.pending().recover(kept);
             self.recovered.set(true);
         }
@@ -386,7 +381,6 @@ impl Account {
             let _under_way = UnderWay::begin(self);
             tree.commit(commit).await
         };
-        let noted = change.facts.noted;
         // No await from here on: whoever waited for the end sees the state that comes with it.
         if let Err(error) = committed {
             // What is durable now is not known here.
@@ -403,8 +397,15 @@ impl Account {
             self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
         }
         self.notes.pending().committed(waiting);
-        if waiting > 0 {
-            self.core.journal.merged(&self.owner.handle, noted);
+        // Borrowed till here.
+        drop(loaded);
+        if waiting > 0 { self.merged() } else { Ok(()) }
+    }
+
+    /// Tells the journal how far the audit has the account's notes. While a connection's record lacks a use, the journal keeps it too.
+    fn merged(&self) -> Result<(), Error> {
+        if self.notes.pending().uses().is_empty() {
+            self.core.journal.merged(&self.owner.handle, self.with_state(|state| state.facts.noted)?);
         }
         Ok(())
     }

@@ -155,16 +155,12 @@ impl Core {
         Ok(())
     }
 
-    /// What the journal has of an account beyond the notes up to this number.
-    pub(crate) async fn kept_in_journal(&self, handle: &AccountHandle, noted: u64) -> Result<Vec<Noted>, Error> {
+    /// What the journal has of an account, notes among it that its audit has already.
+    pub(crate) async fn kept_in_journal(&self, handle: &AccountHandle) -> Result<Vec<Noted>, Error> {
         let (mut number, end) = {
             let mut index = self.journal.index();
             let Some(waiting) = index.accounts.get(handle).copied() else { return Ok(Vec::new()) };
             let recovered = index.recovered.remove(handle);
-            if waiting.next <= noted + 1 {
-                index.accounts.remove(handle);
-                return Ok(Vec::new());
-            }
             if let Some(recovered) = recovered {
                 return Ok(recovered);
             }
@@ -300,12 +296,26 @@ impl Core {
     }
 
     /// Has the journal take everything that was noted. For closing, when nothing is noted any more.
-    pub(crate) async fn keep_all_notes(&self) -> Result<(), Error> {
+    pub(crate) async fn keep_all_notes(self: &Arc<Self>) -> Result<(), Error> {
         self.keep_notes(self.listed.take()).await
     }
 
+    /// Asks an account for a commit of what waits.
+    fn complete_soon(self: &Arc<Self>, handle: AccountHandle) {
+        let core = Arc::clone(self);
+        self.arbiters.spawn(async move {
+            match core.ask(handle, Caller::Vault, Merge).await {
+                // Closing does it, or there is nothing left to do it for.
+                Ok(_) | Err(Error::Closed | Error::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(account = %handle, %error, "a use could not be written; it is with the account's next");
+                }
+            }
+        });
+    }
+
     /// Has the journal take what these accounts noted and it does not have yet. After an error they are on the list again.
-    pub(crate) async fn keep_notes(&self, all: Vec<Arc<Notes>>) -> Result<(), Error> {
+    pub(crate) async fn keep_notes(self: &Arc<Self>, all: Vec<Arc<Notes>>) -> Result<(), Error> {
         let mut unkept = Vec::with_capacity(all.len());
         let mut nexts = Vec::with_capacity(all.len());
         for notes in &all {
@@ -319,6 +329,8 @@ impl Core {
                 (Err(_), _) => {
                     self.listed.add(notes);
                 }
+                // A change took the entry along before its time had come, and not the use.
+                (Ok(()), None) if notes.pending().has_bare_use() => self.complete_soon(notes.handle),
                 (Ok(()), None) => {}
                 (Ok(()), Some(next)) => {
                     // What went into the account's audit meanwhile is not waited for.

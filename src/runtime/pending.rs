@@ -35,22 +35,30 @@ impl Pending {
         self.entries.len()
     }
 
-    /// Adds an entry.
+    /// Adds an entry, and remembers the use if it tells of one.
     pub(crate) fn note(&mut self, entry: NewEntry) {
+        self.used.extend(use_of(&entry));
         if self.handed < self.entries.len() { audit::append(&mut self.entries, entry) } else { self.entries.push(entry) }
     }
 
-    /// Remembers that a connection's credential was used.
-    pub(crate) fn touch(&mut self, connection: ConnectionId, at: Timestamp) {
-        self.used.insert(connection, at);
-    }
-
+    /// When the connection was last used, if its record may not say so yet.
     pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
         self.used.get(&connection).copied()
     }
 
-    pub(crate) fn take_used(&mut self) -> BTreeMap<ConnectionId, Timestamp> {
-        std::mem::take(&mut self.used)
+    /// The uses that connections' records may not tell of yet.
+    pub(crate) fn uses(&self) -> &BTreeMap<ConnectionId, Timestamp> {
+        &self.used
+    }
+
+    /// These uses stand in their connections' records.
+    pub(crate) fn uses_written(&mut self, uses: &BTreeMap<ConnectionId, Timestamp>) {
+        self.used.retain(|connection, at| uses.get(connection) != Some(at));
+    }
+
+    /// Whether a use is known to nothing but the audit and this: its entry is committed, and its connection's record is not.
+    pub(crate) fn has_bare_use(&self) -> bool {
+        self.used.keys().any(|used| !self.entries.iter().any(|entry| entry.target == Some(*used)))
     }
 
     /// The account was loaded: its audit has the notes up to this number, some of which may wait here because it was not known
@@ -72,22 +80,19 @@ impl Pending {
         }
     }
 
-    /// Takes over what the journal kept from before, in order. Called after [`settle`](Self::settle) on an account that was not
+    /// Takes over what the journal kept from before, in order; of notes that the audit has only the uses. Called after [`settle`](Self::settle) on an account that was not
     /// resident, before anything else is noted.
     pub(crate) fn recover(&mut self, kept: impl IntoIterator<Item = Noted>) {
         for noted in kept {
             let mut number = noted.first;
             for entry in noted.entries {
+                let count = notes(&entry);
+                self.used.extend(use_of(&entry));
                 if number == self.kept_next {
-                    self.kept_next += notes(&entry);
-                    if let (AuditAction::SecretRevealed | AuditAction::CredentialUsed { .. }, Some(connection)) =
-                        (&entry.action, entry.target)
-                    {
-                        self.used.insert(connection, entry.at);
-                    }
-                    self.entries.push(entry.clone());
+                    self.kept_next += count;
+                    self.entries.push(entry);
                 }
-                number += notes(&entry);
+                number += count;
             }
         }
         self.kept = self.entries.len();
@@ -123,7 +128,7 @@ impl Pending {
         Some(Noted { handle, first: self.kept_next, entries })
     }
 
-    /// The journal has every note before this number. True when the audit has them as well by now.
+    /// The journal has every note before this number. True when it is no longer needed for them.
     pub(crate) fn kept(&mut self, next: u64) -> bool {
         while self.kept_next < next
             && let Some(entry) = self.entries.get(self.kept)
@@ -131,7 +136,7 @@ impl Pending {
             self.kept_next += notes(entry);
             self.kept += 1;
         }
-        self.first >= next
+        self.first >= next && self.used.is_empty()
     }
 
     fn remove(&mut self, count: usize) {
@@ -140,6 +145,12 @@ impl Pending {
         self.kept_next = self.kept_next.max(self.first);
         self.handed = self.handed.saturating_sub(count);
     }
+}
+
+/// The connection whose credential was used, and when, if that is what an entry tells.
+fn use_of(entry: &NewEntry) -> Option<(ConnectionId, Timestamp)> {
+    let used = matches!(entry.action, AuditAction::SecretRevealed | AuditAction::CredentialUsed { .. });
+    entry.target.filter(|_| used).map(|connection| (connection, entry.at))
 }
 
 #[cfg(test)]

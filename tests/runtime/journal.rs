@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anchorhold::testing::{ModelDisk, ModelTree, journal_len, merge_journal};
-use anchorhold::{Account, ApiKey, AuditAction, Environment, Error, PageRequest, SessionOptions, Vault};
+use anchorhold::{Account, ApiKey, AuditAction, AuditPolicy, Environment, Error, PageRequest, SessionOptions, Vault};
 
 use crate::common::{block_on, customer, id, revealed};
 use crate::tools::{action, eventually, on_disk, restored};
@@ -311,5 +311,37 @@ fn key_that_is_revoked_or_account_that_is_disabled_mints_nothing_more() {
         account.delete().await.unwrap();
         assert!(matches!(account.mint_session_token(SessionOptions::new()).await, Err(Error::NotFound { .. })));
         assert!(matches!(vault.session(&after.token).await, Err(Error::InvalidToken)));
+    });
+}
+
+#[test]
+fn last_use_is_kept_by_a_record_or_by_what_will_write_it_there() {
+    block_on(async {
+        for policy in [AuditPolicy::Batched, AuditPolicy::Strict] {
+            for (change_in_between, wait) in [(false, false), (false, true), (true, false), (true, true)] {
+                let disk = ModelDisk::new();
+                let vault = on_disk(&disk).audit_policy(policy).open().await.unwrap();
+                let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
+                let (account, connection) = customer(&vault.backend(&key).await.unwrap(), "acme", "secret").await;
+                revealed(&connection).await.unwrap();
+                if change_in_between {
+                    // Its commit takes the entry of the use along, and not the connection's record.
+                    account.set_metadata("changed").await.unwrap();
+                }
+                let used = account.connections().await.unwrap()[0].last_used;
+                assert!(used.is_some());
+                if wait {
+                    smol::Timer::after(Duration::from_millis(400)).await;
+                }
+                let after_power_cut = wait.then(|| restored(&disk.image()));
+                vault.close().await.unwrap();
+                for disk in after_power_cut.into_iter().chain([disk]) {
+                    let vault = on_disk(&disk).open().await.unwrap();
+                    let account = vault.backend(&key).await.unwrap().account(&id("acme")).await.unwrap();
+                    let last_used = account.connections().await.unwrap()[0].last_used;
+                    assert_eq!(last_used, used, "{policy:?}, with a change in between: {change_in_between}");
+                }
+            }
+        }
     });
 }

@@ -37,7 +37,6 @@ impl Operation for Reveal {
         let revealed = open_secret(account, self.0).await?;
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
-        account.touch(self.0);
         account.tell(EventKind::ConnectionRevealed { connection: self.0 })?;
         Ok(revealed)
     }
@@ -92,7 +91,6 @@ impl Operation for Use {
         let revealed = open_secret(account, self.connection).await?;
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::CredentialUsed { host }, Some(self.connection)).await?;
-        account.touch(self.connection);
         account.tell(EventKind::ConnectionUsed { connection: self.connection })?;
         Ok(Box::new(Usable { settings, revealed, generation }))
     }
