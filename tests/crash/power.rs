@@ -76,7 +76,7 @@ fn power_loss_at_any_write_loses_nothing_that_was_acknowledged() {
         vec![("LD_PRELOAD", syscalls::build(tools.path())), (syscalls::UNDER, root.clone()), (syscalls::LOG, log.clone())];
     let (mut chance, mut counts) = (Chance(from_env("ANCHORHOLD_CRASH_SEED", u64::from(std::process::id()))), Counts::default());
     let length = Duration::from_millis(from_env("ANCHORHOLD_POWER_MILLIS", 250));
-    run.life_of_one(When::Working(length), Some(2), false, &mut chance, &mut Counts::default());
+    run.life_of_one(When::Working(0, length), Some(2), false, &mut chance, &mut Counts::default());
 
     let record = Record::new(read(&fs::read(log).unwrap()), before, &root);
     let cuts = record.cuts();

@@ -19,8 +19,8 @@ use crate::provider;
 pub enum When {
     /// So long after it began to open the vault.
     Opening(Duration),
-    /// So long after the vault was open.
-    Working(Duration),
+    /// So long after the vault was open and so many changes were acknowledged: as many on a slow machine as on a fast one.
+    Working(u64, Duration),
     /// So long after it began to delete an account.
     Deleting(Duration),
     /// So long after it began to rotate the root key.
@@ -127,7 +127,7 @@ impl Run {
             0 => When::Opening(micros(chance, 25_000)),
             1 => When::Deleting(micros(chance, 30_000)),
             2 => When::RotatingRoot(micros(chance, 40_000)),
-            _ => When::Working(micros(chance, 300_000)),
+            _ => When::Working(chance.below(60), micros(chance, 20_000)),
         };
         let rotates = matches!(when, When::RotatingRoot(_)) || chance.below(8) == 0;
         let next = rotates.then_some(self.model.root + 1);
@@ -172,15 +172,22 @@ impl Run {
             match lines.recv_timeout(if killed { Duration::from_secs(30) } else { patience }) {
                 Ok(line) => {
                     let begins = |word: &str| line.starts_with("> ") && line.split(' ').nth(2) == Some(word);
+                    let acknowledged = told.acknowledged.len() as u64 + u64::from(line.starts_with("< "));
                     let after = match when {
                         When::Opening(after) if line == "opening" => Some(after),
-                        When::Working(after) if line == "open" => Some(after),
+                        When::Working(changes, after) if line == "open" && changes == 0 => Some(after),
+                        When::Working(changes, after) if told.opened && acknowledged >= changes => Some(after),
                         When::Deleting(after) if begins("delete") => Some(after),
                         When::RotatingRoot(after) if begins("rotate-root") => Some(after),
                         _ => None,
                     };
                     if let Some(after) = after.filter(|_| deadline.is_none()) {
                         deadline = Some(Instant::now() + after);
+                    }
+                    if line.is_empty() {
+                        // A panic begins with an empty line.
+                        let said: Vec<_> = std::iter::from_fn(|| lines.recv_timeout(Duration::from_secs(2)).ok()).collect();
+                        panic!("the process panicked: {}; under way: {pending:?}", said.join("\n"));
                     }
                     told.take_in(&line, &mut pending);
                 }
@@ -197,7 +204,7 @@ impl Run {
         assert!(killed, "the process ended by itself: {status}");
         let moment = match when {
             When::Opening(_) if !told.opened => "opening",
-            When::Opening(_) | When::Working(_) => "working",
+            When::Opening(_) | When::Working(..) => "working",
             When::Deleting(_) => "deleting",
             When::RotatingRoot(_) => "rotating the root key",
         };
