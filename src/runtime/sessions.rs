@@ -71,7 +71,8 @@ impl Core {
     ) -> Result<MintedToken, Error> {
         if let Some(ready) = ReadyToMint::find(self, &handle, key) {
             let claims = options.clone().claims(self.clock.now(), ready.view.epoch)?;
-            let sealed = catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.seal(self, &claims))));
+            let sealed =
+                catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
             let sealed = sealed.map_err(|_| Error::Internal { doing: Mint::DOING })?;
             // Asked again: a key that is revoked by now, or an account that is disabled, gets nothing.
             if let Some(token) = sealed
@@ -150,14 +151,6 @@ impl ReadyToMint {
         let view = self.resident.view.load();
         let unchanged = view.as_ref().is_some_and(|view| view.epoch == self.view.epoch && !view.disabled);
         unchanged && key.check(core.clock.now()).is_ok()
-    }
-
-    /// `None` when the account's token key does not open.
-    fn seal(&self, core: &Core, claims: &SessionClaims) -> Option<SessionToken> {
-        let owner = &self.view.owner;
-        let wrapped = &self.view.wrapped_token_key;
-        let key = core.keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, wrapped).ok()?;
-        Some(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, claims))
     }
 
     fn note(&self, core: &Arc<Core>, key: &KeyEntry, claims: &SessionClaims, token: SessionToken) -> MintedToken {

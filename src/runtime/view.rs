@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::domain::account::records::{Owner, SpentToken};
 use crate::domain::account::state::AccountState;
+use crate::domain::claims::SessionClaims;
+use crate::domain::{Keyring, WrapPurpose, session_token};
 use crate::ids::SessionTokenId;
+use crate::secret::SessionToken;
 
 /// An immutable view of an account; every change publishes another one. The key in it is sealed.
 #[derive(Debug)]
@@ -29,5 +32,12 @@ impl AccountView {
             disabled: state.facts.disabled,
             spent: Arc::clone(&state.spent),
         }
+    }
+
+    /// Unwraps the account's token key and seals claims under it. `None` when the key does not open.
+    pub(crate) fn seal(&self, keyring: &Keyring, claims: &SessionClaims) -> Option<SessionToken> {
+        let owner = &self.owner;
+        let key = keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &self.wrapped_token_key).ok()?;
+        Some(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, claims))
     }
 }

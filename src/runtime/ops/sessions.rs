@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::domain::WrapPurpose;
 use crate::domain::account::change::MAX_FORGOTTEN;
 use crate::domain::account::records::{Spent, SpentToken};
 use crate::domain::account::state::Damage;
@@ -51,16 +50,8 @@ impl Operation for Mint {
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<MintedToken>, Error> {
         let epoch = account.with_state(|state| state.facts.epoch)?;
         let claims = self.0.claims(account.now(), epoch)?;
-        let token = account.with_state(|state| {
-            let owner = &state.owner;
-            let wrapped = &state.facts.wrapped.token;
-            let key = account
-                .core
-                .keyring
-                .unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, wrapped)
-                .map_err(|_| account.damaged(Damage("the account's token key does not open")))?;
-            Ok::<_, Error>(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, &claims))
-        })??;
+        let token = account.with_state(|state| AccountView::of(state).seal(&account.core.keyring, &claims))?;
+        let token = token.ok_or_else(|| account.damaged(Damage("the account's token key does not open")))?;
         let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
         account.note(caller.actor(), action, None).await?;
         account.tell(EventKind::SessionMinted { session: claims.id })?;
