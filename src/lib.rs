@@ -118,6 +118,7 @@
 mod account;
 mod allocator;
 mod backend;
+mod builder;
 mod clock;
 mod codec;
 mod connection;
@@ -142,6 +143,7 @@ mod vectors;
 pub use account::{Account, NewConnection};
 pub use allocator::ZeroizingAllocator;
 pub use backend::{AuditReport, Backend};
+pub use builder::VaultBuilder;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use connection::{Connection, SendError};
 pub use domain::{
@@ -171,4 +173,4 @@ pub use runtime::rebuild::{Carried, RebuildError, RebuildReport};
 pub use runtime::verify::{DamagedAccount, Unproven, VerifyReport};
 pub use secret::{ApiKey, RootKey, SessionToken};
 pub use session::Session;
-pub use vault::{Vault, VaultBuilder, VaultStatus};
+pub use vault::{Vault, VaultStatus};

@@ -3,18 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::clock::{Clock, SystemClock};
-use crate::domain::{Error, KeyProvider, LockKind, OpenError};
+use crate::builder::VaultBuilder;
+use crate::domain::{Error, KeyProvider, LockKind};
 use crate::ids::{Environment, VaultId};
-use crate::oauth::http::HttpClient;
-use crate::runtime::boot::{self, Opening, PlaceOptions};
-use crate::runtime::core::{AuditPolicy, Core, Settings};
+use crate::runtime::boot;
+use crate::runtime::core::Core;
 use crate::runtime::events::Events;
 use crate::runtime::head::VaultHead;
-use crate::runtime::rebuild::{self, RebuildError, RebuildReport, Wanted};
 use crate::runtime::system::Threads;
 use crate::runtime::verify::VerifyReport;
 use crate::secret::{ApiKey, SessionToken};
@@ -56,6 +53,10 @@ impl Vault {
     /// [`open`](VaultBuilder::open).
     pub fn builder(path: impl Into<PathBuf>) -> VaultBuilder {
         VaultBuilder::new(path.into())
+    }
+
+    pub(crate) fn opened(core: Arc<Core>, threads: Threads) -> Self {
+        Self { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) }
     }
 
     /// Creates the first API key of an environment, with all permissions. Works once per environment, ever: keep the key where
@@ -287,245 +288,4 @@ pub struct VaultStatus {
     pub poisoned: Option<String>,
     /// Whether the vault is closed.
     pub closed: bool,
-}
-
-/// Settings for opening a vault. Defaults are meant for production.
-///
-/// # Examples
-/// ```no_run
-/// use anchorhold::{AuditPolicy, KeyFile, OpenError, Vault};
-///
-/// # async fn example() -> Result<(), OpenError> {
-/// let vault = Vault::builder("/srv/app/vault")
-///     .root_key(KeyFile::new("/etc/app/root.key"))
-///     .audit_policy(AuditPolicy::Strict)
-///     .audit_retention(10_000)
-///     .open()
-///     .await?;
-/// # let _ = vault;
-/// # Ok(())
-/// # }
-/// ```
-#[must_use = "call open"]
-pub struct VaultBuilder {
-    place: PlaceOptions,
-    root_key: Option<Box<dyn KeyProvider>>,
-    previous_root_key: Option<Box<dyn KeyProvider>>,
-    expected_head: Option<VaultHead>,
-    accept_losses: bool,
-    settings: Settings,
-    clock: Arc<dyn Clock>,
-    http: Arc<dyn HttpClient>,
-}
-
-impl VaultBuilder {
-    fn new(path: PathBuf) -> Self {
-        Self {
-            place: PlaceOptions::new(path),
-            root_key: None,
-            previous_root_key: None,
-            expected_head: None,
-            accept_losses: false,
-            settings: Settings::default(),
-            clock: Arc::new(SystemClock),
-            http: default_http_client(),
-        }
-    }
-
-    /// Where the root key comes from. Needed.
-    pub fn root_key(mut self, provider: impl KeyProvider + 'static) -> Self {
-        self.root_key = Some(Box::new(provider));
-        self
-    }
-
-    /// The root key before, while a rotation is unfinished.
-    pub fn previous_root_key(mut self, provider: impl KeyProvider + 'static) -> Self {
-        self.previous_root_key = Some(Box::new(provider));
-        self
-    }
-
-    /// Refuses to open a vault that has not come as far as this head: an older copy of the whole directory.
-    pub fn expect_head(mut self, head: VaultHead) -> Self {
-        self.expected_head = Some(head);
-        self
-    }
-
-    /// How many shards may be open at once, each with a cache of up to 8 MiB and two file descriptors; the least recently used are
-    /// closed. The default is 64, the least 1. One more is open for a moment when all are at work.
-    pub fn max_open_shards(mut self, count: usize) -> Self {
-        self.place.max_open_shards = count.max(1);
-        self
-    }
-
-    /// How many accounts may have an actor at once; the least recently used are passivated. The default is 50,000, the least 1.
-    /// More may be resident for a moment while they are being passivated.
-    pub fn max_resident_accounts(mut self, count: usize) -> Self {
-        self.settings.max_resident_accounts = count.max(1);
-        self
-    }
-
-    /// How many threads run account actors. The default is one per core, the least 1.
-    pub fn threads(mut self, count: usize) -> Self {
-        self.settings.threads = count.max(1);
-        self
-    }
-
-    /// How many requests of one account may be under way or waiting; more get [`Error::Overloaded`] at once. The default is
-    /// 1,024, the least 1.
-    pub fn mailbox_capacity(mut self, count: usize) -> Self {
-        self.settings.mailbox_capacity = count.max(1);
-        self
-    }
-
-    /// After how long without a request an account's actor is passivated. The default is 5 minutes.
-    pub fn idle_after(mut self, idle: Duration) -> Self {
-        self.settings.idle_after = idle;
-        self
-    }
-
-    /// After how long an operation on the vault's files counts as stalled and poisons the vault. The default is 10 seconds; it
-    /// must be longer than the longest pause of the disk.
-    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.place.stall_timeout = timeout;
-        self
-    }
-
-    /// When audit entries become durable. The default is [`AuditPolicy::Batched`].
-    pub fn audit_policy(mut self, policy: AuditPolicy) -> Self {
-        self.settings.audit_policy = policy;
-        self
-    }
-
-    /// How many entries of each account's audit are kept at least; older ones are removed, up to 64 at a time, and the chain stays
-    /// verifiable. The default keeps all. The audit of API keys is always kept.
-    pub fn audit_retention(mut self, entries: u64) -> Self {
-        self.settings.audit_retention = Some(entries);
-        self
-    }
-
-    /// What sends requests to providers. The default is the one of the feature `reqwest`; without that feature there is none, and what
-    /// needs one fails with [`HttpError::Stopped`](crate::HttpError::Stopped).
-    pub fn http_client(mut self, client: impl HttpClient) -> Self {
-        self.http = Arc::new(client);
-        self
-    }
-
-    /// Where the time comes from.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Keeps the vault on a disk in memory instead of in the directory.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn model_disk(mut self, disk: crate::testing::ModelDisk) -> Self {
-        self.place.model = Some(disk);
-        self
-    }
-
-    /// Failures of the disk that a test asks for; the caller keeps a clone to ask with.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn storage_faults(mut self, faults: crate::testing::StorageFaults) -> Self {
-        self.place.faults = faults;
-        self
-    }
-
-    /// How many accounts share a shard: fewer than 128 make small shards for tests.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn trees_per_shard(mut self, count: usize) -> Self {
-        self.place.trees_per_shard = Some(count.max(1));
-        self
-    }
-
-    /// Opens the vault; creates it if the directory is new or empty. Completes or removes what a crash has left.
-    ///
-    /// Takes place on a thread of its own: a passphrase or a key service may take its time. If the future is dropped, the vault is
-    /// closed again.
-    ///
-    /// # Errors
-    /// [`OpenError`]. When it fails, nothing that was stored has changed; a directory that was new may be left with an empty lock
-    /// file.
-    pub async fn open(self) -> Result<Vault, OpenError> {
-        let Self { place, root_key, previous_root_key, expected_head, settings, clock, http, .. } = self;
-        let root_key = root_key.ok_or(OpenError::NoRootKey)?;
-        let opening = Opening { root_key, previous_root_key, expected_head, settings, clock, http };
-        let (core, threads) = boot::open_on_own_thread(place, opening).await?;
-        Ok(Vault { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
-    }
-}
-
-impl VaultBuilder {
-    /// Lets [`rebuild_directory`](Self::rebuild_directory) go on although something can't be brought back. Say so after you have seen
-    /// what, in [`RebuildError::WouldLose`].
-    pub fn accept_losses(mut self) -> Self {
-        self.accept_losses = true;
-        self
-    }
-
-    /// Makes the vault's directory anew from its shards, for a vault that reports `Corrupted` or `RolledBack` in the directory. The
-    /// vault must not be open; open it afterwards. Nothing but this call does it: opening never rebuilds.
-    ///
-    /// Accounts come back from what they say of themselves, with their tokens' due times. API keys, providers, clients and the
-    /// audits of API keys are taken over where the old directory proves them, and are lost where it does not. Accounts that were
-    /// deleted do not come back. Shards are held to what `directory.anchor` remembers of them, and the vault to
-    /// [`expect_head`](Self::expect_head), as when it is opened. The old directory is kept aside
-    /// ([`RebuildReport::kept_aside`]).
-    ///
-    /// Takes as long as reading every account takes, on a thread of its own, and some 300 bytes of memory for each. If the future is
-    /// dropped, it goes on to its end. After a crash in the middle the vault has its old directory, or the new one, or does not open
-    /// until this is called again.
-    ///
-    /// # Errors
-    /// [`RebuildError::WouldLose`] when something can't be brought back and
-    /// [`accept_losses`](Self::accept_losses) was not called; [`RebuildError::Open`] for what keeps a vault
-    /// from being read at all, a wrong root key above all. Nothing has changed then.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use anchorhold::{KeyFile, RebuildError, Vault};
-    ///
-    /// # async fn example() -> Result<(), RebuildError> {
-    /// let builder = || Vault::builder("/srv/app/vault").root_key(KeyFile::new("/etc/app/root.key"));
-    /// let report = match builder().rebuild_directory().await {
-    ///     Err(RebuildError::WouldLose(report)) => {
-    ///         // Show it to whoever decides; first put damaged shards back, if there is a copy that fits.
-    ///         tracing::error!(%report, "to be accepted");
-    ///         builder().accept_losses().rebuild_directory().await?
-    ///     }
-    ///     done => done?,
-    /// };
-    /// # let _ = report;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn rebuild_directory(self) -> Result<RebuildReport, RebuildError> {
-        let Self { place, root_key, previous_root_key, expected_head, accept_losses, clock, .. } = self;
-        let root_key = root_key.ok_or(OpenError::NoRootKey)?;
-        let wanted = Wanted { root_key, previous_root_key, expected_head, accept_losses, clock };
-        rebuild::rebuild_on_own_thread(place, wanted).await
-    }
-}
-
-#[cfg(feature = "reqwest")]
-fn default_http_client() -> Arc<dyn HttpClient> {
-    Arc::new(crate::oauth::reqwest_client::ReqwestClient::default())
-}
-
-#[cfg(not(feature = "reqwest"))]
-fn default_http_client() -> Arc<dyn HttpClient> {
-    struct NoClient;
-    impl HttpClient for NoClient {
-        fn send(&self, _: http::Request<crate::oauth::http::RequestBody>, _: crate::oauth::http::HttpLimits) -> HttpFuture<'_> {
-            Box::pin(std::future::ready(Err(crate::oauth::http::HttpError::Stopped)))
-        }
-    }
-    use crate::oauth::http::HttpFuture;
-    Arc::new(NoClient)
-}
-
-impl fmt::Debug for VaultBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VaultBuilder").field("place", &self.place).field("settings", &self.settings).finish_non_exhaustive()
-    }
 }

@@ -31,6 +31,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("testing", Layer::Hooks),
     ("fuzzing", Layer::Hooks),
     ("vault", Layer::Api),
+    ("builder", Layer::Api),
     ("backend", Layer::Api),
     ("account", Layer::Api),
     ("connection", Layer::Api),
