@@ -16,6 +16,7 @@ use crate::domain::error::Error;
 use crate::domain::wiping_stack;
 use crate::runtime::account::Account;
 use crate::runtime::caller::{Admitted, Caller, Needs};
+use crate::runtime::core::OWN_PLACES;
 use crate::runtime::gate::Pass;
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -81,7 +82,7 @@ pub(crate) struct AccountActor {
 impl AccountActor {
     pub(crate) fn new(account: Account, context: &mut Context<Self>) -> Self {
         // The gate before the mailbox bounds what is under way, mailbox included; this bound only has to be no smaller.
-        context.set_mailbox_capacity(account.core.settings.mailbox_capacity.saturating_add(1));
+        context.set_mailbox_capacity(account.core.settings.mailbox_capacity.saturating_add(OWN_PLACES + 1));
         Self { account: Rc::new(account), turns: Rc::default() }
     }
 }

@@ -35,6 +35,10 @@ use crate::storage::Storage;
 /// How long an audit entry that needs no commit of its own waits for others. Leaves time to write it within the promised 100 ms.
 pub(crate) const AUDIT_DELAY: Duration = Duration::from_millis(60);
 
+/// How many places an account's mailbox has beside those that the host's callers share: one for each round that the vault makes by
+/// itself (journal, wheel, rotation of the root key), and some for verifications that the host started at once.
+pub(crate) const OWN_PLACES: usize = 8;
+
 /// When the entries of mints, uses, reveals and refusals become durable in an account's audit. Changes are always one commit with
 /// their entry, and refusals in the API-key audit are always batched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,11 +142,31 @@ impl Core {
         caller: Caller,
         operation: O,
     ) -> Result<O::Answer, Error> {
+        self.ask_within(handle, caller, operation, self.settings.mailbox_capacity).await
+    }
+
+    /// [`ask`](Self::ask) for the vault's own rounds, which have places in the mailbox that no caller of the host can take: an
+    /// account that is flooded is still proven, rewrapped and kept fresh.
+    pub(crate) async fn ask_aside<O: Operation>(
+        self: &Arc<Self>,
+        handle: AccountHandle,
+        operation: O,
+    ) -> Result<O::Answer, Error> {
+        self.ask_within(handle, Caller::Vault, operation, self.settings.mailbox_capacity.saturating_add(OWN_PLACES)).await
+    }
+
+    async fn ask_within<O: Operation>(
+        self: &Arc<Self>,
+        handle: AccountHandle,
+        caller: Caller,
+        operation: O,
+        places: usize,
+    ) -> Result<O::Answer, Error> {
         if self.is_closing() {
             return Err(Error::Closed);
         }
         let (job, answer) = job(operation, caller);
-        let outcome = match self.router.send(self, handle, job).await {
+        let outcome = match self.router.send(self, handle, job, places).await {
             // A sender that is gone without an answer went down with its arbiter.
             Ok(()) => answer
                 .await

@@ -22,7 +22,7 @@ use crate::domain::journal::{self, JournalRow, Noted};
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Admitted, Caller, Needs};
+use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::core::{AUDIT_DELAY, Core};
 use crate::runtime::notes::Notes;
 
@@ -219,7 +219,7 @@ impl Core {
         // One opening of a shard serves all that wait in it.
         waiting.sort_unstable();
         let merged = futures_util::stream::iter(waiting).map(|(_, handle)| async move {
-            let merged = self.ask(handle, Caller::Vault, Merge).await;
+            let merged = self.ask_aside(handle, Merge).await;
             (handle, merged)
         });
         let mut merged = std::pin::pin!(merged.buffer_unordered(AT_ONCE));
@@ -304,7 +304,7 @@ impl Core {
     fn complete_soon(self: &Arc<Self>, handle: AccountHandle) {
         let core = Arc::clone(self);
         self.arbiters.spawn(async move {
-            match core.ask(handle, Caller::Vault, Merge).await {
+            match core.ask_aside(handle, Merge).await {
                 // Closing does it, or there is nothing left to do it for.
                 Ok(_) | Err(Error::Closed | Error::NotFound { .. }) => {}
                 Err(error) => {

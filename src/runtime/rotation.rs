@@ -9,7 +9,6 @@ use futures_channel::oneshot;
 use crate::domain::directory::{ACCOUNT_BUCKETS, HandleRow, RowName};
 use crate::domain::error::{Error, Item};
 use crate::domain::{HeaderChange, KeyProvider, Keyring, RotationError};
-use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
 use crate::runtime::ops::keys::Rewrap;
 
@@ -68,7 +67,7 @@ impl Core {
 
     async fn ask_patiently(self: &Arc<Self>, handle: crate::ids::AccountHandle) -> Result<(), Error> {
         loop {
-            match self.ask(handle, Caller::Vault, Rewrap).await {
+            match self.ask_aside(handle, Rewrap).await {
                 Err(Error::Overloaded) => actix::clock::sleep(PAUSE).await,
                 other => return other,
             }

@@ -161,11 +161,17 @@ impl Router {
         Started::Resident(resident)
     }
 
-    /// Hands a job to the account's actor. The job carries its own way to answer.
-    pub(crate) async fn send(&self, core: &Arc<Core>, handle: AccountHandle, mut job: Box<dyn Job>) -> Result<(), Error> {
+    /// Hands a job to the account's actor if fewer than `places` are under way there. The job carries its own way to answer.
+    pub(crate) async fn send(
+        &self,
+        core: &Arc<Core>,
+        handle: AccountHandle,
+        mut job: Box<dyn Job>,
+        places: usize,
+    ) -> Result<(), Error> {
         loop {
             let resident = self.start(core, handle).await?;
-            let pass = match resident.gate.enter(core.settings.mailbox_capacity) {
+            let pass = match resident.gate.enter(places) {
                 Ok(pass) => pass,
                 Err(Refused::Full) => return Err(Error::Overloaded),
                 Err(Refused::Closed) => {

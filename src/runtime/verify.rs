@@ -13,7 +13,7 @@ use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::ids::{AccountHandle, Environment, LinkedAccountId};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
-use crate::runtime::caller::{Admitted, Caller, Needs};
+use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::core::Core;
 use crate::runtime::ops::audit::VerifyAudit;
 use crate::storage::Location;
@@ -157,14 +157,14 @@ impl Walk<'_> {
     async fn ask<O: Operation>(&self, handle: AccountHandle, operation: impl Fn() -> O) -> Result<O::Answer, Error> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..TRIES {
-            match self.core.ask(handle, Caller::Vault, operation()).await {
+            match self.core.ask_aside(handle, operation()).await {
                 Err(error) if error.is_retryable() => {}
                 answer => return answer,
             }
             self.core.sleep_until_closing(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        self.core.ask(handle, Caller::Vault, operation()).await
+        self.core.ask_aside(handle, operation()).await
     }
 
     async fn api_key_audits(&mut self) -> Result<(), Error> {

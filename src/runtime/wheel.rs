@@ -17,7 +17,6 @@ use crate::clock::Timestamp;
 use crate::domain::directory::{ACCOUNT_BUCKETS, DueRow, RowName, WheelRow, due_bucket};
 use crate::domain::error::Error;
 use crate::ids::{AccountHandle, ShardId};
-use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
 use crate::runtime::ops::refresh::RefreshDue;
 
@@ -165,7 +164,7 @@ impl Core {
             // One opening of a shard serves all that is due in it.
             taken.sort_by_key(|taken| taken.shard.0);
             let asked = futures_util::stream::iter(taken).map(|taken| async move {
-                let next = self.ask(taken.handle, Caller::Vault, RefreshDue).await;
+                let next = self.ask_aside(taken.handle, RefreshDue).await;
                 (taken, next)
             });
             moved |= self.move_as_answered(asked.buffer_unordered(AT_ONCE)).await?;

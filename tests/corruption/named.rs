@@ -147,7 +147,7 @@ fn a_listing_has_damaged_accounts_among_the_others() {
 }
 
 #[test]
-fn verify_waits_for_accounts_that_have_too_much_to_do() {
+fn verify_has_places_of_its_own_in_an_account_that_is_flooded() {
     block_on(async {
         let disk = ModelDisk::new();
         let vault = builder(Path::new("unused")).model_disk(disk).mailbox_capacity(1).open().await.unwrap();
@@ -174,7 +174,7 @@ fn verify_waits_for_accounts_that_have_too_much_to_do() {
             .collect();
         std::thread::sleep(Duration::from_millis(50));
         let mut reports = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..32 {
             reports.push(vault.verify().await.unwrap());
         }
         flooding.store(false, Ordering::Relaxed);
