@@ -16,7 +16,7 @@ use crate::domain::oauth::profile::FailureClass;
 use crate::domain::oauth::refresh::{Decision, Intent, Renewal, Trigger, Which};
 use crate::domain::oauth::settings::OAuthSettings;
 use crate::domain::provider::ProviderSettings;
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, ShardId};
 use crate::oauth::token_endpoint::{TokenAnswer, TokenEndpoint};
 use crate::runtime::account::{Account, Turn};
 use crate::runtime::events::EventKind;
@@ -93,9 +93,12 @@ pub(crate) async fn announce(account: &Account, due: Option<crate::clock::Timest
     account.core.register_due(account.handle(), account.shard(), due).await
 }
 
-/// Puts connections of one moment into different places; not secret.
-pub(crate) fn spread(id: ConnectionId) -> u8 {
-    id.as_bytes()[0]
+/// The phase in which the wheel looks after an account's tokens. Accounts of one shard have one phase, so that what it costs to open
+/// a shard and to sync it is paid once for many; shards that follow each other lie far apart.
+pub(crate) fn phase(account: &Account) -> u16 {
+    let ShardId(number) = account.shard();
+    // Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    (number.wrapping_mul(0x9e37_79b9) >> 16) as u16
 }
 
 enum Asked {
@@ -201,7 +204,7 @@ async fn still_wanted(account: &Account, id: ConnectionId, intent: Intent) -> Re
 /// Says when the wheel is to come next. An answer is stored whatever keeps the directory from knowing: then the tokens are refreshed
 /// when they are used.
 async fn plan(account: &Account, source: &Source<'_>, trigger: Trigger, refresh: &mut RefreshRecord) {
-    refresh.due = refresh.state.due_at(source.settings.refresh_profile(), spread(source.connection));
+    refresh.due = refresh.state.due_at(source.settings.refresh_profile(), phase(account));
     // The wheel came by a row that is earlier still, and moves it on when it hears of this time.
     if trigger == Trigger::Due {
         return;

@@ -1,5 +1,6 @@
 //! The wheel: tokens are refreshed before anybody asks, also after a restart, and no account that is not due is touched.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anchorhold::testing::refresh_what_is_due;
@@ -64,29 +65,29 @@ fn a_rebuilt_directory_knows_when_tokens_are_due() {
 }
 
 #[test]
-fn many_accounts_are_each_asked_for_once_and_in_time() {
+fn many_accounts_are_each_asked_for_once_and_in_time_and_those_of_a_shard_together() {
     block_on(async {
-        let world = World::new().await;
-        let mut connections = Vec::new();
-        for number in 0..60 {
+        // Ten shards of six accounts.
+        let world = World::with(|builder| builder.trees_per_shard(6), oauth(RefreshProfile::new())).await;
+        let mut connections = vec![world.connect().await];
+        for number in 1..60 {
             let account = world.host.backend.create_account(&id(&format!("customer-{number}"))).await.unwrap();
             connections.push(world.provider.connect(&account).await);
         }
         // Step by step, as time passes.
-        for _ in 0..3_600 / 16 {
-            world.pass(16);
+        for _ in 0..3_600 / 4 {
+            world.pass(4);
             refresh_what_is_due(&world.host.vault).await.unwrap();
         }
         assert_eq!(world.provider.state().refreshes, 60);
-        let mut times: Vec<_> = Vec::new();
+        let mut at: BTreeMap<_, u32> = BTreeMap::new();
         for connection in &connections {
             let info = info(connection).await;
             assert_eq!(info.status, ConnectionStatus::Active);
-            times.push(info.last_refresh.unwrap());
+            *at.entry(info.last_refresh.unwrap()).or_default() += 1;
         }
-        times.sort();
-        times.dedup();
-        assert!(times.len() > 3, "spread over their margins: {}", times.len());
+        assert!(at.len() > 5, "shards have times of their own: {at:?}");
+        assert!(at.values().all(|count| count.is_multiple_of(6)), "the accounts of a shard have one: {at:?}");
     });
 }
 

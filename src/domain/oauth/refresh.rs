@@ -340,14 +340,13 @@ impl RefreshState {
         Some(Timestamp::from_millis(expires.as_millis().saturating_sub(millis(margin))))
     }
 
-    /// When the wheel is to look after the connection next. `spread` puts connections of one moment into different places of the
-    /// first half of their margins.
-    pub(crate) fn due_at(&self, profile: &RefreshProfile, spread: u8) -> Option<Timestamp> {
+    /// When the wheel is to look after the connection next: in the first half of its margin, together with the others of its `phase`.
+    pub(crate) fn due_at(&self, profile: &RefreshProfile, phase: u16) -> Option<Timestamp> {
         if self.ended.is_some() || self.renewal == Renewal::None {
             return None;
         }
         let in_margin = match (self.refresh_at(profile), self.expires_at) {
-            (Some(at), Some(expires)) => Some(at.plus(expires.since(at) / 2 * u32::from(spread) / 256)),
+            (Some(at), Some(expires)) => Some(aligned(at, expires.since(at) / 2, phase)),
             _ => None,
         };
         let due = [in_margin, self.keep_alive_at(profile)].into_iter().flatten().min()?;
@@ -401,6 +400,17 @@ impl std::fmt::Display for ReauthReason {
             Self::Reported => "the provider was reported to refuse the credential",
         })
     }
+}
+
+/// The first moment of a phase that is not before `at`, and less than `within` after it. The moments of a phase come round after the
+/// power of two of milliseconds that fits into `within`, so that what is due in a while of that length and has one phase is due
+/// at once, whatever the time at which each became so; the phases divide that while evenly.
+fn aligned(at: Timestamp, within: Duration, phase: u16) -> Timestamp {
+    let Some(bits) = millis(within).checked_ilog2() else { return at };
+    let period = 1_u64 << bits;
+    // As many of the upper bits as fit: no lifetime has more than 39 bits of milliseconds.
+    let place = (u64::from(phase) << bits.min(48)) >> 16;
+    at.plus(Duration::from_millis(place.wrapping_sub(at.as_millis()) & (period - 1)))
 }
 
 /// Between a half and the whole of a time that doubles with each failure.

@@ -332,3 +332,37 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn what_is_due_within_a_while_is_due_at_once_in_its_phase_and_never_late(
+        at_millis in 0..u64::from(u32::MAX),
+        within in 0..4_000_000_u64,
+        later in 0..4_000_000_u64,
+        phase in any::<u16>(),
+    ) {
+        let (at, within) = (Timestamp::from_millis(1_000_000_000_000 + at_millis), Duration::from_millis(within));
+        let due = aligned(at, within, phase);
+        prop_assert!(due >= at && due.since(at) <= within);
+        // Another one of the phase that becomes due before then is due at the same moment.
+        let other = at.plus(Duration::from_millis(later));
+        let others = aligned(other, within, phase);
+        if other <= due {
+            prop_assert_eq!(others, due);
+        } else {
+            let period = others.since(due).as_millis();
+            prop_assert!(period == 0 || period.is_multiple_of(1 << within.as_millis().max(1).ilog2()));
+        }
+    }
+}
+
+#[test]
+fn phases_divide_the_while_evenly() {
+    let (begin, within) = (at(0), Duration::from_secs(150));
+    let mut slots = [0_u32; 8];
+    for phase in (0..=u16::MAX).step_by(64) {
+        let behind = aligned(begin, within, phase).since(begin).as_millis();
+        slots[usize::try_from(behind >> 14).unwrap()] += 1;
+    }
+    assert!(slots.iter().all(|count| (100..=156).contains(count)), "{slots:?}");
+}

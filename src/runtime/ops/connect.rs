@@ -33,7 +33,7 @@ use crate::runtime::events::EventKind;
 use crate::runtime::ops::connections::{check_label, read_connection};
 use crate::runtime::ops::credentials::open_secret;
 use crate::runtime::ops::sessions::spend;
-use crate::runtime::refresh::{announce, credential, read_refresh, spread};
+use crate::runtime::refresh::{announce, credential, phase, read_refresh};
 
 const NO_CONNECTION: Error = Error::NotFound { what: Item::Connection };
 
@@ -310,7 +310,7 @@ async fn store(
     };
     let api_origin = tokens.api_host.as_deref().and_then(|address| new.provider.settings.api_origin(address));
     let record = ConnectionRecord { expires_at, api_origin, scopes: granted, requested_scopes: new.scopes, ..record };
-    let due = state.due_at(new.provider.oauth.refresh_profile(), spread(id));
+    let due = state.due_at(new.provider.oauth.refresh_profile(), phase(account));
     announce(account, due).await?;
     let refresh = RefreshRecord { state, due };
     let credential = credential(tokens, None);

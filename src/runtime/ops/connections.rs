@@ -20,7 +20,7 @@ use crate::runtime::account::{Account, scan_all};
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::events::EventKind;
-use crate::runtime::refresh::{announce, read_refresh, spread};
+use crate::runtime::refresh::{announce, phase, read_refresh};
 use crate::storage::Row;
 
 const NO_CONNECTION: Error = Error::NotFound { what: Item::Connection };
@@ -49,7 +49,7 @@ impl Operation for AddConnection {
             scopes: self.credential.scopes().to_vec(),
             ..ConnectionRecord::new(&self.provider, self.label, self.credential.kind(), account.now())
         };
-        let refresh = refresh_of(account, &self.provider, &self.credential, id, None).await?;
+        let refresh = refresh_of(account, &self.provider, &self.credential, None).await?;
         announce(account, refresh.as_ref().and_then(|refresh| refresh.due)).await?;
         let entry = account.entry(caller.actor(), AuditAction::ConnectionAdded, Some(id));
         account
@@ -180,7 +180,7 @@ impl Operation for ChangeConnection {
                 record.failed = false;
                 let before = read_refresh(account, id).await?;
                 let provider = provider_of(account, &record)?;
-                refresh = Some(refresh_of(account, &provider, &credential, id, before).await?);
+                refresh = Some(refresh_of(account, &provider, &credential, before).await?);
                 announce(account, refresh.as_ref().and_then(|refresh| refresh.as_ref()?.due)).await?;
                 (AuditAction::CredentialReplaced, EventKind::ConnectionUpdated { connection: id }, Some(credential))
             }
@@ -284,7 +284,6 @@ async fn refresh_of(
     account: &Account,
     provider: &ProviderName,
     credential: &Credential,
-    id: ConnectionId,
     before: Option<RefreshRecord>,
 ) -> Result<Option<RefreshRecord>, Error> {
     if credential.kind() != CredentialKind::OAuth2 {
@@ -295,7 +294,7 @@ async fn refresh_of(
     state.generation = before.map_or(1, |before| before.state.generation + 1);
     let settings = account.core.provider(account.owner().environment, provider).await?;
     let oauth = settings.as_ref().and_then(|settings| settings.oauth_settings());
-    let due = oauth.and_then(|oauth| state.due_at(oauth.refresh_profile(), spread(id)));
+    let due = oauth.and_then(|oauth| state.due_at(oauth.refresh_profile(), phase(account)));
     Ok(Some(RefreshRecord { state, due }))
 }
 

@@ -15,7 +15,7 @@ use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::ops::connections::read_connection;
-use crate::runtime::refresh::{Source, ensure, read_refresh, spread};
+use crate::runtime::refresh::{Source, ensure, phase, read_refresh};
 use crate::runtime::wheel::LATER;
 
 /// When the wheel asks again for a connection that it could do nothing for: disabled, or its provider has no settings.
@@ -78,7 +78,7 @@ async fn look_after(account: &Rc<Account>, id: ConnectionId) -> Result<Option<Ti
     // The settings may say another time now than when the record was written.
     let turn = account.own_turn().await?;
     let Some(mut refresh) = read_refresh(account, id).await? else { return Ok(None) };
-    let due = refresh.state.due_at(oauth.refresh_profile(), spread(id));
+    let due = refresh.state.due_at(oauth.refresh_profile(), phase(account));
     if due != refresh.due {
         refresh.due = due;
         account.change(&turn, |draft| draft.put_refresh(id, &refresh)).await?;
