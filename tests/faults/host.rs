@@ -65,7 +65,11 @@ impl Host {
     }
 
     pub async fn open(&mut self) -> (Vault, Backend) {
-        let vault = self.builder().open().await.unwrap();
+        self.open_with(|builder| builder).await
+    }
+
+    pub async fn open_with(&mut self, options: impl FnOnce(VaultBuilder) -> VaultBuilder) -> (Vault, Backend) {
+        let vault = options(self.builder()).open().await.unwrap();
         if self.key.is_none() {
             self.key = Some(vault.bootstrap_api_key(Environment::Test).await.unwrap());
         }

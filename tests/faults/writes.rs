@@ -1,10 +1,12 @@
 //! A disk that fails, or is full.
 
+use std::time::{Duration, Instant};
+
 use anchorhold::Error;
 
 use crate::common::{block_on, id};
 use crate::host::{Host, in_child};
-use crate::syscalls::{Call, arm, disarm, happened};
+use crate::syscalls::{Call, arm, disarm, fail_late, happened};
 
 #[test]
 fn failed_write_poisons_and_loses_nothing() {
@@ -24,6 +26,41 @@ fn full_disk_poisons_and_loses_nothing() {
 #[test]
 fn failed_rename_loses_nothing() {
     in_child("writes::failed_rename_loses_nothing", |host| every_nth(host, Call::Rename, libc::EIO, true));
+}
+
+/// A disk takes its time before it gives up. When that is the write at the end of a segment, sled leaves whoever waits for it asleep; then
+/// the vault wakes the sleeper, so that the caller hears what is wrong and the vault can be opened again without a new process.
+#[test]
+fn write_that_fails_late_is_told_and_does_not_hang_the_vault() {
+    in_child("writes::write_that_fails_late_is_told_and_does_not_hang_the_vault", |host| {
+        const STALL: Duration = Duration::from_secs(4);
+        fail_late(Duration::from_millis(5));
+        let mut roused = 0;
+        for nth in 1..=24 {
+            let what = format!("write {nth} fails late");
+            block_on(async {
+                let (vault, backend) = host.open_with(|builder| builder.stall_timeout(STALL)).await;
+                host.create(&backend, "a", 60_000).await.unwrap();
+                arm(Call::Write, nth, libc::EIO, false);
+                let begun = Instant::now();
+                let error = loop {
+                    if let Err(error) = host.replace(&backend, "a", 60_000).await {
+                        break error;
+                    }
+                };
+                roused += u32::from(begun.elapsed() > STALL / 8);
+                let Error::Poisoned { reason } = &error else { panic!("{what}: {error:?}") };
+                assert!(reason.contains("error") && !reason.contains("hangs"), "{what}: {reason}");
+                vault.close().await.unwrap_err();
+                disarm();
+                drop((vault, backend));
+                host.consistent_after_reopening(&what).await;
+            });
+            host.next_vault();
+        }
+        println!("fault: of 24 vaults {roused} were asleep and woken");
+        assert!(roused > 0);
+    });
 }
 
 /// Lets the first, second, … call fail while a vault is at work.
@@ -69,7 +106,7 @@ fn every_nth(host: &mut Host, call: Call, error: i32, stays: bool) {
                 }
             }
             // Long enough for the anchors, which are written behind.
-            std::thread::sleep(std::time::Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(150));
             failed += i64::from(happened() > 0);
             let closed = vault.close().await;
             assert!(closed.is_err() || happened() == 0 || vault.status().poisoned.is_none(), "{what}: closing says nothing");

@@ -40,6 +40,13 @@ pub fn disarm() {
     [Call::Write, Call::Sync, Call::Rename].into_iter().for_each(|call| arm(call, 0, 0, false));
 }
 
+/// Lets a write that fails take so long, while others go on.
+pub fn fail_late(after: std::time::Duration) {
+    // SAFETY: the function has this type in the library, which stays loaded.
+    let late: extern "C" fn(u32) = unsafe { std::mem::transmute(symbol(c"anchorhold_late")) };
+    late(u32::try_from(after.as_micros()).expect("a short while"));
+}
+
 /// How many calls have failed since one was armed.
 pub fn happened() -> i64 {
     // SAFETY: the function has this type in the library, which stays loaded.

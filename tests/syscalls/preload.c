@@ -24,6 +24,7 @@ static char under[PATH_MAX];
 static int log_file = -1;
 static struct { long after; int error; int stays; } armed[KINDS];
 static long happened;
+static unsigned late;
 
 __attribute__((constructor)) static void begin(void) {
   const char *directory = getenv("ANCHORHOLD_PRELOAD_UNDER"), *log = getenv("ANCHORHOLD_PRELOAD_LOG");
@@ -39,6 +40,13 @@ void anchorhold_arm(int kind, long nth, int error, int stays) {
   armed[kind].error = error;
   armed[kind].stays = stays;
   happened = 0;
+  pthread_mutex_unlock(&lock);
+}
+
+/* Lets writes that fail take so many microseconds, while others go on. */
+void anchorhold_late(unsigned microseconds) {
+  pthread_mutex_lock(&lock);
+  late = microseconds;
   pthread_mutex_unlock(&lock);
 }
 
@@ -115,7 +123,9 @@ static ssize_t write_at(int fd, const void *data, size_t length, off64_t at, int
   }
   pthread_mutex_lock(&lock);
   ssize_t written;
+  unsigned pause = 0;
   if (ours && fails(WRITE)) {
+    pause = late;
     /* As a disk may: a part of it arrives. */
     int error = errno;
     if (positioned) syscall(SYS_pwrite64, fd, data, length / 2, at);
@@ -128,6 +138,7 @@ static ssize_t write_at(int fd, const void *data, size_t length, off64_t at, int
   }
   int error = errno;
   pthread_mutex_unlock(&lock);
+  if (pause) usleep(pause);
   errno = error;
   return written;
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Anchored, Commit, Mark, Row};
@@ -34,6 +34,27 @@ pub(super) struct Database {
     db: sled::Db,
     /// Our own descriptor of the log: sled's flush is no fsync.
     log: File,
+    rouser: Arc<Rouser>,
+}
+
+/// Wakes a call that sleeps in sled for a write which has failed: of a write that fails at the end of a segment sled keeps the error and
+/// tells nobody who waits for it (`exit_reservation` of 0.34.7), and the next flush does both. A flush while another call waits
+/// in one seals nothing, and so adds no write.
+pub(super) struct Rouser(Mutex<Option<sled::Db>>);
+
+impl Rouser {
+    /// Flushes the database if it is still open. May hang like the call that it is to wake.
+    pub(super) fn rouse(&self) {
+        // Closing waits for this: whoever drops the last handle makes sled write.
+        if let Some(db) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Who sleeps gets the same error.
+            let _ = guarded(|| db.flush());
+        }
+    }
+
+    fn forget(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// What went wrong in a call to sled.
@@ -44,6 +65,12 @@ pub(super) enum Failure {
     Io(io::Error),
     /// Another sled of this or another process has the database open.
     Locked,
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.rouser.forget();
+    }
 }
 
 impl Database {
@@ -180,6 +207,11 @@ impl Database {
         guarded(|| self.db.flush()).map(drop)
     }
 
+    /// What wakes a call to this database that hangs.
+    pub(super) fn rouser(&self) -> &Arc<Rouser> {
+        &self.rouser
+    }
+
     /// Makes everything that was flushed durable.
     pub(super) fn sync(&self) -> Result<(), Failure> {
         self.log.sync_data().map_err(Failure::Io)?;
@@ -259,7 +291,8 @@ fn open(dir: &Path, cache_bytes: u64) -> Result<Database, Failure> {
         }
     }
     let log = fs::OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
-    Ok(Database { trees: Mutex::new(trees), db, log })
+    let rouser = Arc::new(Rouser(Mutex::new(Some(db.clone()))));
+    Ok(Database { trees: Mutex::new(trees), db, log, rouser })
 }
 
 fn config(dir: &Path, cache_bytes: u64) -> sled::Config {

@@ -24,6 +24,8 @@ use crate::ids::AccountHandle;
 /// The most entries' bytes that are copied between two flushes; the same bound as for commits, for the same reason.
 const FLUSH_BYTES: usize = 32 * 1024;
 
+const REWRITING: &str = "rewriting a shard";
+
 /// Rewriting takes a committer for long, so a vault rewrites one shard at a time and the other committer goes on with commits.
 /// This is the line: `Some` while one is rewritten.
 pub(super) type Line = Mutex<Option<VecDeque<Admission>>>;
@@ -120,7 +122,7 @@ fn rewrite(lane: &Lane, shard: &Shard, old: Arc<Database>, accounts: &[AccountHa
 fn trees_to_keep(core: &Core, old: &Database, gone: &BTreeSet<&[u8]>) -> Result<Vec<Vec<u8>>, Failure> {
     let mut kept = Vec::new();
     for name in old.tree_names() {
-        if !gone.contains(name.as_slice()) && call(core, || old.mark(&name, Mark::Account))?.is_some() {
+        if !gone.contains(name.as_slice()) && call(core, old, || old.mark(&name, Mark::Account))?.is_some() {
             kept.push(name);
         }
     }
@@ -131,7 +133,7 @@ fn trees_to_keep(core: &Core, old: &Database, gone: &BTreeSet<&[u8]>) -> Result<
 fn copy(core: &Core, old: &Database, kept: &[Vec<u8>], dir: &Path) -> Result<(), Failure> {
     let (new, _) = Database::open(dir, core.options.shard_cache_bytes, &core.watchdog)?;
     for name in kept {
-        call(core, || new.create_tree(name))?;
+        call(core, &new, || new.create_tree(name))?;
         let mut chunk: Vec<Row> = Vec::new();
         let mut bytes = 0;
         for entry in old.raw_entries(name)? {
@@ -146,16 +148,16 @@ fn copy(core: &Core, old: &Database, kept: &[Vec<u8>], dir: &Path) -> Result<(),
         put(core, &new, name, chunk)?;
     }
     for name in kept {
-        if !call(core, || same(old.raw_entries(name)?, new.raw_entries(name)?))? {
+        if !call(core, &new, || same(old.raw_entries(name)?, new.raw_entries(name)?))? {
             return Err(Failure::Damaged("the rewritten shard differs from the old one".into()));
         }
     }
-    call(core, || new.close())
+    core.watchdog.call(Caller::Committer, REWRITING, || new.close())
 }
 
 fn put(core: &Core, new: &Database, name: &[u8], chunk: Vec<Row>) -> Result<(), Failure> {
-    call(core, || new.put_raw(name, chunk))?;
-    call(core, || new.flush())
+    call(core, new, || new.put_raw(name, chunk))?;
+    call(core, new, || new.flush())
 }
 
 fn same(
@@ -200,6 +202,6 @@ fn remove_leftovers(core: &Core, shard: &Shard) -> io::Result<()> {
     Ok(())
 }
 
-fn call<T>(core: &Core, call: impl FnOnce() -> T) -> T {
-    core.watchdog.call(Caller::Committer, "rewriting a shard", call)
+fn call<T>(core: &Core, database: &Database, call: impl FnOnce() -> T) -> T {
+    core.watchdog.call_to(database, Caller::Committer, REWRITING, call)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 
 use super::super::StorageError;
+use super::database::{Database, Rouser};
 
 /// When a committer last got something done, in milliseconds since [`EPOCH`]. The committers serve all vaults of the process,
 /// so a vault whose jobs merely wait for another's must not take that for a stall.
@@ -53,6 +54,9 @@ pub(super) enum Caller {
 /// How many stall timeouts a call of the keeper may take.
 const KEEPERS_PATIENCE: u32 = 6;
 
+/// After which part of the stall timeout a call that has not returned is roused.
+const ROUSED_AFTER: u32 = 4;
+
 /// Why a vault acknowledges nothing any more.
 struct Poison {
     reason: String,
@@ -82,6 +86,8 @@ struct UnderWay {
     since: Instant,
     what: &'static str,
     patience: Duration,
+    /// Taken when it is used.
+    rouser: Option<Arc<Rouser>>,
 }
 
 struct Waiter {
@@ -126,11 +132,20 @@ impl Watchdog {
 
     /// Makes a call that must return within the stall timeout, or within several if it is the keeper's.
     pub(super) fn call<T>(&self, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.watched(caller, what, None, call)
+    }
+
+    /// A call to an open database, which is roused in good time before the stall timeout.
+    pub(super) fn call_to<T>(&self, database: &Database, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.watched(caller, what, Some(database.rouser().clone()), call)
+    }
+
+    fn watched<T>(&self, caller: Caller, what: &'static str, rouser: Option<Arc<Rouser>>, call: impl FnOnce() -> T) -> T {
         let under_way = {
             let mut state = self.state();
             let id = state.take_id();
             let patience = if caller == Caller::Keeper { KEEPERS_PATIENCE * self.stall_timeout } else { self.stall_timeout };
-            state.calls.insert(id, UnderWay { since: Instant::now(), what, patience });
+            state.calls.insert(id, UnderWay { since: Instant::now(), what, patience, rouser });
             Call { watchdog: self, id }
         };
         let result = call();
@@ -218,6 +233,15 @@ impl Watchdog {
             return true;
         }
         let now = Instant::now();
+        for call in state.calls.values_mut() {
+            if now.duration_since(call.since) > call.patience / ROUSED_AFTER
+                && let Some(rouser) = call.rouser.take()
+            {
+                tracing::warn!(call = call.what, "the storage engine is slow; it is asked whether a write has failed");
+                // A thread of its own, since it may hang as well. Without one the stall timeout does what there is to do.
+                let _ = std::thread::Builder::new().name("anchorhold-rouse".into()).spawn(move || rouser.rouse());
+            }
+        }
         let stuck = state.calls.values().find(|call| now.duration_since(call.since) > call.patience);
         let stuck = stuck.map(|call| (call.what, call.patience.as_secs_f32()));
         // The keeper's own calls are watched; only a job in the committers' line can wait without any call being under way.
