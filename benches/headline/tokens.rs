@@ -32,22 +32,29 @@ pub fn against_biscuit() {
 /// Each rival meets a vault of its own, so that none pays for what the rounds before it left to the journal.
 fn against(rival: &str, roundtrip: impl Fn(usize) + Send + Sync + 'static) {
     let world = World::new().expect("a vault for the benchmark");
-    let accounts = Arc::new(world.accounts(ACCOUNTS).expect("accounts for the benchmark"));
+    let accounts = world.accounts(ACCOUNTS).expect("accounts for the benchmark");
     let vault = world.vault.clone();
     // Every account is resident before the first round, as those of customers at work are; what a cold one costs is a figure of
     // its own.
     world.runtime.block_on(async {
-        for account in accounts.iter() {
+        for account in &accounts {
             account.mint_session_token(SessionOptions::new()).await.expect("a token");
         }
     });
+    // Each task has handles of its own, as a server's worker has; a clone per roundtrip would measure counters that cores share.
+    let workers: Arc<Vec<_>> = Arc::new(
+        (0..TASKS)
+            .map(|task| Arc::new((vault.clone(), accounts.iter().skip(task).step_by(TASKS).cloned().collect::<Vec<_>>())))
+            .collect(),
+    );
     let ours = || {
-        let (accounts, vault) = (Arc::clone(&accounts), vault.clone());
+        let workers = Arc::clone(&workers);
         per_second(&world.runtime, TASKS, ROUND, move |task, turn| {
-            let (account, vault) = (accounts[(task + turn * TASKS) % ACCOUNTS].clone(), vault.clone());
+            let worker = Arc::clone(&workers[task]);
             async move {
+                let (vault, accounts) = &*worker;
                 let options = SessionOptions::new().grants([Grant::ListConnections, Grant::Connect]);
-                let minted = account.mint_session_token(options).await.expect("a token");
+                let minted = accounts[turn % accounts.len()].mint_session_token(options).await.expect("a token");
                 vault.session(&minted.token).await.expect("a session");
                 // Neither side waits for anything by itself: both let the other tasks come to their turns.
                 tokio::task::yield_now().await;

@@ -88,7 +88,7 @@ pub(super) fn open_under(key: &[u8; 32], aad: &[&[u8]], revision: Option<u64>, s
     }
     let mut buffer = SecretBytes::zeroed(parts.ciphertext.len());
     buffer.expose_mut().copy_from_slice(parts.ciphertext);
-    aead::open(key, parts.nonce, &authenticated(parts.header, aad), buffer.expose_mut(), parts.tag)?;
+    authenticated(parts.header, aad, |aad| aead::open(key, parts.nonce, aad, buffer.expose_mut(), parts.tag))?;
     let len = data_length(buffer.expose()).ok_or(OpenFailed)?;
     Ok(Plaintext { buffer, len })
 }
@@ -130,7 +130,7 @@ fn seal_with(
     body[..LENGTH_BYTES].copy_from_slice(&(plaintext.len() as u32).to_le_bytes());
     body[LENGTH_BYTES..LENGTH_BYTES + plaintext.len()].copy_from_slice(plaintext);
 
-    tag.copy_from_slice(&aead::seal(key, nonce, &authenticated(head, aad), body));
+    tag.copy_from_slice(&authenticated(head, aad, |aad| aead::seal(key, nonce, aad, body)));
     sealed.finished()
 }
 
@@ -202,15 +202,30 @@ fn data_length(padded: &[u8]) -> Option<usize> {
     canonical.then_some(len)
 }
 
-/// Header and parts as one string that can be read in one way only.
-fn authenticated(header: &[u8], parts: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(header.len() + parts.iter().map(|part| 8 + part.len()).sum::<usize>());
-    bytes.extend_from_slice(header);
+/// Header and parts as one string that can be read in one way only. On the stack as long as it is short, which it is for keys and
+/// records; nothing of it is secret.
+fn authenticated<R>(header: &[u8], parts: &[&[u8]], then: impl FnOnce(&[u8]) -> R) -> R {
+    const SHORT: usize = 160;
+    let len = header.len() + parts.iter().map(|part| 8 + part.len()).sum::<usize>();
+    let (mut short, mut long) = ([0; SHORT], Vec::new());
+    let place = if let Some(place) = short.get_mut(..len) {
+        place
+    } else {
+        long.resize(len, 0);
+        &mut long[..]
+    };
+    let mut rest = &mut *place;
+    let mut put = |bytes: &[u8]| {
+        let (here, after) = std::mem::take(&mut rest).split_at_mut(bytes.len());
+        here.copy_from_slice(bytes);
+        rest = after;
+    };
+    put(header);
     for part in parts {
-        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(part);
+        put(&(part.len() as u64).to_le_bytes());
+        put(part);
     }
-    bytes
+    then(place)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //! many; it never makes anybody wait.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use async_broadcast::{InactiveReceiver, Receiver, Sender, TryRecvError};
@@ -179,6 +181,13 @@ pub enum ApiKeyEventKind {
 #[derive(Debug)]
 pub struct Events {
     receiver: Pin<Box<Receiver<Event>>>,
+    readers: Arc<AtomicUsize>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Events {
@@ -210,6 +219,8 @@ pub(crate) struct EventSender {
     sender: Sender<Event>,
     // Keeps the channel open while nobody listens.
     idle: InactiveReceiver<Event>,
+    /// How many streams there are. The channel's own count stands behind its lock, at which all that mint would meet.
+    readers: Arc<AtomicUsize>,
 }
 
 impl EventSender {
@@ -217,16 +228,18 @@ impl EventSender {
         let (mut sender, receiver) = async_broadcast::broadcast(CAPACITY);
         sender.set_overflow(true);
         sender.set_await_active(false);
-        Self { sender, idle: receiver.deactivate() }
+        Self { sender, idle: receiver.deactivate(), readers: Arc::default() }
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        Events { receiver: Box::pin(self.idle.activate_cloned()) }
+        let receiver = Box::pin(self.idle.activate_cloned());
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        Events { receiver, readers: Arc::clone(&self.readers) }
     }
 
     /// Tells of an account. Costs nothing while nobody listens.
     pub(crate) fn send(&self, environment: Environment, id: &str, kind: EventKind) {
-        if self.sender.receiver_count() == 0 {
+        if self.readers.load(Ordering::Relaxed) == 0 {
             return;
         }
         // The id was checked when the account was created.
@@ -237,7 +250,7 @@ impl EventSender {
 
     /// Tells of an API key.
     pub(crate) fn send_key(&self, environment: Environment, id: ApiKeyId, kind: ApiKeyEventKind) {
-        if self.sender.receiver_count() > 0 {
+        if self.readers.load(Ordering::Relaxed) > 0 {
             self.broadcast(Event::ApiKey { environment, id, kind });
         }
     }

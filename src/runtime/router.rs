@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -22,11 +23,37 @@ use crate::runtime::notes::Notes;
 use crate::runtime::view::AccountView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
-const PARTS: usize = 64;
+const PARTS: usize = 256;
+
+type Part = HashMap<AccountHandle, Arc<Resident>, BuildHasherDefault<HandleHasher>>;
+
+/// A part of the map on cache lines of its own, so that its lock is not moved between cores for another's sake.
+#[derive(Default)]
+#[repr(align(128))]
+struct Padded(RwLock<Part>);
+
+/// Takes eight bytes of a handle for its hash. All handles in the map were drawn at random by a vault, so no caller can make them meet.
+#[derive(Default)]
+struct HandleHasher(u64);
+
+impl Hasher for HandleHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Of the length that comes first and of bytes that are no handle, the last eight count.
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = u64::from_le_bytes(*last);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+}
 
 /// The concurrent map from handle to actor.
 pub(crate) struct Router {
-    parts: Box<[RwLock<HashMap<AccountHandle, Arc<Resident>>>]>,
+    parts: Box<[Padded]>,
     resident: AtomicUsize,
     /// Accounts that are being deleted, each with the gate at which others wait until that is decided.
     deleting: Mutex<HashMap<AccountHandle, Arc<Gate>>>,
@@ -76,7 +103,7 @@ pub(crate) struct Resident {
 impl Router {
     pub(crate) fn new() -> Self {
         Self {
-            parts: (0..PARTS).map(|_| RwLock::default()).collect(),
+            parts: (0..PARTS).map(|_| Padded::default()).collect(),
             resident: AtomicUsize::new(0),
             deleting: Mutex::default(),
             deletions: AtomicU64::new(0),
@@ -277,7 +304,7 @@ impl Router {
     pub(crate) fn all(&self) -> Vec<Arc<Resident>> {
         self.parts
             .iter()
-            .flat_map(|part| part.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>())
+            .flat_map(|part| part.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>())
             .collect()
     }
 
@@ -295,7 +322,8 @@ impl Router {
         self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn part(&self, handle: &AccountHandle) -> &RwLock<HashMap<AccountHandle, Arc<Resident>>> {
-        &self.parts[usize::from(handle.as_bytes()[8]) % PARTS]
+    fn part(&self, handle: &AccountHandle) -> &RwLock<Part> {
+        // None of the bytes that are the hash.
+        &self.parts[usize::from(handle.as_bytes()[0]) % PARTS].0
     }
 }

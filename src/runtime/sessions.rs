@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::domain::audit::{AuditAction, AuditActor, NewEntry};
 use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
@@ -69,14 +70,15 @@ impl Core {
         key: &Arc<KeyEntry>,
         options: SessionOptions,
     ) -> Result<MintedToken, Error> {
-        if let Some(ready) = ReadyToMint::find(self, &handle, key) {
-            let claims = options.clone().claims(self.clock.now(), ready.view.epoch)?;
+        let now = self.clock.now();
+        if let Some(ready) = ReadyToMint::find(self, &handle, key, now) {
+            let claims = options.clone().claims(now, ready.view.epoch)?;
             let sealed =
                 catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
             let sealed = sealed.map_err(|_| Error::Internal { doing: Mint::DOING })?;
             // Asked again: a key that is revoked by now, or an account that is disabled, gets nothing.
             if let Some(token) = sealed
-                && ready.still(self, key)
+                && ready.still(key, now)
             {
                 return Ok(ready.note(self, key, &claims, token));
             }
@@ -132,7 +134,7 @@ struct ReadyToMint {
 }
 
 impl ReadyToMint {
-    fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry) -> Option<Self> {
+    fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry, now: Timestamp) -> Option<Self> {
         if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched {
             return None;
         }
@@ -143,14 +145,14 @@ impl ReadyToMint {
             && Mint::NEEDS.permissions.iter().any(|permission| key.permissions().contains(*permission))
             && resident.notes.pending().len() + 1 < MAX_PENDING;
         let ready = Self { resident, view, _pass: pass };
-        (permitted && ready.still(core, key)).then_some(ready)
+        (permitted && ready.still(key, now)).then_some(ready)
     }
 
     /// Whether neither the key nor the account changed in a way that matters.
-    fn still(&self, core: &Core, key: &KeyEntry) -> bool {
+    fn still(&self, key: &KeyEntry, now: Timestamp) -> bool {
         let view = self.resident.view.load();
         let unchanged = view.as_ref().is_some_and(|view| view.epoch == self.view.epoch && !view.disabled);
-        unchanged && key.check(core.clock.now()).is_ok()
+        unchanged && key.check(now).is_ok()
     }
 
     fn note(&self, core: &Arc<Core>, key: &KeyEntry, claims: &SessionClaims, token: SessionToken) -> MintedToken {
