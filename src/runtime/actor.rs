@@ -173,30 +173,57 @@ impl Future for Wiping {
     }
 }
 
-/// How many requests of one account run at once before it has to wait for its turn.
-const REQUESTS_AT_ONCE: usize = 4;
+/// How many steps of one account's requests are run at once before it has to wait for its turn.
+const STEPS_AT_ONCE: usize = 4;
 
-/// The requests of one account that wait for its turn on the thread. An actor's mailbox is handled until it is empty, so a flooded
-/// account would hold up its neighbours for as long as the flood lasts; here it goes to the end of the line after every request.
+/// What of one account waits for its turn on the thread. An actor's mailbox is handled until it is empty, and hundreds of requests may have
+/// waited for one commit, so a flooded account would hold up its neighbours; here it goes to the end of the line after every step.
 #[derive(Default)]
 struct Turns {
-    waiting: RefCell<VecDeque<Wiping>>,
-    /// How many requests were run since nothing waited.
+    waiting: RefCell<VecDeque<Step>>,
+    /// How many steps were run since nothing waited.
     run: Cell<usize>,
+    /// How many that were woken may run now.
+    granted: Cell<usize>,
     working_off: Cell<bool>,
 }
 
+enum Step {
+    /// A request that has not begun.
+    Begin(Wiping),
+    /// One that has something to go on with.
+    GoOn(task::Waker),
+}
+
 impl Turns {
-    /// Runs a request at once, or puts it behind those that wait.
+    /// Runs a request at once as far as it comes, or puts it behind what waits.
     fn take(self: &Rc<Self>, request: Wiping) {
-        if self.run.get() < REQUESTS_AT_ONCE {
-            self.run.set(self.run.get() + 1);
-            run_or_spawn(request);
-            return;
+        if self.has_turn() { self.begin(request) } else { self.wait(Step::Begin(request)) }
+    }
+
+    fn has_turn(&self) -> bool {
+        if self.granted.get() > 0 {
+            self.granted.set(self.granted.get() - 1);
+            return true;
         }
-        self.waiting.borrow_mut().push_back(request);
+        let free = self.run.get() < STEPS_AT_ONCE;
+        self.run.set(self.run.get() + usize::from(free));
+        free
+    }
+
+    fn wait(self: &Rc<Self>, step: Step) {
+        self.waiting.borrow_mut().push_back(step);
         if !self.working_off.replace(true) {
             actix::spawn(Rc::clone(self).work_off());
+        }
+    }
+
+    /// Leaves only what has to wait to the arbiter's task queue.
+    fn begin(self: &Rc<Self>, mut request: Wiping) {
+        let mut context = task::Context::from_waker(task::Waker::noop());
+        if Pin::new(&mut request).poll(&mut context).is_pending() {
+            // The task is polled once more right away, with a waker of its own.
+            actix::spawn(Paced { request, turns: Rc::clone(self), begun: false });
         }
     }
 
@@ -204,21 +231,41 @@ impl Turns {
     /// some thirty times before those are looked at.
     async fn work_off(self: Rc<Self>) {
         loop {
-            let request = self.waiting.borrow_mut().pop_front();
-            let Some(request) = request else { break };
-            run_or_spawn(request);
+            let step = self.waiting.borrow_mut().pop_front();
+            match step {
+                Some(Step::Begin(request)) => self.begin(request),
+                Some(Step::GoOn(waker)) => {
+                    self.granted.set(self.granted.get() + 1);
+                    waker.wake();
+                }
+                None => break,
+            }
             actix_rt::task::yield_now().await;
         }
         self.working_off.set(false);
         self.run.set(0);
+        self.granted.set(0);
     }
 }
 
-/// Runs a request at once as far as it comes, and leaves only what has to wait to the arbiter's task queue.
-fn run_or_spawn(mut request: Wiping) {
-    let mut context = task::Context::from_waker(task::Waker::noop());
-    if Pin::new(&mut request).poll(&mut context).is_pending() {
-        // The task is polled once more right away, with a waker of its own.
-        actix::spawn(request);
+/// A request that goes on in its account's turns only.
+struct Paced {
+    request: Wiping,
+    turns: Rc<Turns>,
+    /// Whether it was polled with a waker.
+    begun: bool,
+}
+
+impl Future for Paced {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<()> {
+        // What it waits for must know its waker before anything else, and then it mostly waits, which takes no time.
+        if std::mem::replace(&mut self.begun, true) && !self.turns.has_turn() {
+            // Again each time that it is woken: another one may have taken the turn that it was woken for.
+            self.turns.wait(Step::GoOn(context.waker().clone()));
+            return task::Poll::Pending;
+        }
+        Pin::new(&mut self.request).poll(context)
     }
 }

@@ -1,5 +1,6 @@
 //! From an account to a session token and back. Minting and checking run on the caller's thread, against the view that the account's
-//! actor published; only loading an account, using a token up and noting a refusal take a hop.
+//! actor published; only loading an account, using a token up and noting a refusal take a hop. What hops is boxed, so that the futures of
+//! those that don't stay small.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -48,12 +49,12 @@ impl Core {
             Ok(claims) => {
                 let claims = Arc::new(claims);
                 if claims.single_use {
-                    self.ask(handle, Caller::Vault, Consume(Arc::clone(&claims))).await?;
+                    Box::pin(self.ask(handle, Caller::Vault, Consume(Arc::clone(&claims)))).await?;
                 }
                 Ok((handle, view.owner.environment, claims))
             }
             Err((actor, reason)) => {
-                let noted = self.ask(handle, Caller::Vault, NoteDenial { actor, what: DOING, reason }).await;
+                let noted = Box::pin(self.ask(handle, Caller::Vault, NoteDenial { actor, what: DOING, reason })).await;
                 match noted {
                     // Overload is no reason to tell a bad token from a good one.
                     Ok(()) | Err(Error::Overloaded) => Err(Error::InvalidToken),
@@ -83,7 +84,7 @@ impl Core {
                 return Ok(ready.note(self, key, &claims, token));
             }
         }
-        let minted = self.ask(handle, Caller::ApiKey(Arc::clone(key)), Mint(Box::new(options))).await?;
+        let minted = Box::pin(self.ask(handle, Caller::ApiKey(Arc::clone(key)), Mint(Box::new(options)))).await?;
         Ok(*minted)
     }
 
@@ -92,7 +93,7 @@ impl Core {
             return Ok(view);
         }
         // Not looked for at the actor afterwards: it may be passivated by then.
-        self.ask(handle, Caller::Vault, Load).await
+        Box::pin(self.ask(handle, Caller::Vault, Load)).await
     }
 
     fn check(

@@ -29,7 +29,7 @@ impl SledStorage {
 
     /// Opens the directory and compares it with its anchor.
     pub(super) async fn open_directory(&self) -> Result<(), StorageError> {
-        let marks = self.directory.read(|lane, database| {
+        let marks = self.directory.read(None, |lane, database| {
             let marks = database.bucket_marks(DIRECTORY_TREE).map_err(|failure| lane.read_error(None, failure))?;
             lane.core.anchors.check_directory(&marks)
         });
@@ -78,7 +78,7 @@ impl Storage for SledStorage {
     fn tree(&self, shard: ShardId, handle: AccountHandle) -> BoxFuture<'_, Result<Arc<dyn Tree>, StorageError>> {
         Box::pin(async move {
             let lane = self.existing(shard)?;
-            let find = lane.read(move |lane, database| {
+            let find = lane.read(None, move |lane, database| {
                 // The anchor first: a commit in between may only make the tree newer than it.
                 let cell = lane.shard.as_ref().map(|shard| shard.cell(handle)).unwrap_or_default();
                 let anchored = *locked(&cell);
@@ -105,7 +105,7 @@ impl Storage for SledStorage {
     fn members(&self, shard: ShardId) -> BoxFuture<'_, Result<Vec<AccountHandle>, StorageError>> {
         Box::pin(async move {
             let lane = self.existing(shard)?;
-            let found = lane.read(|lane, database| {
+            let found = lane.read(None, |lane, database| {
                 let mut members = Vec::new();
                 for name in database.tree_names() {
                     let Ok(bytes) = <[u8; 16]>::try_from(name.as_slice()) else { continue };

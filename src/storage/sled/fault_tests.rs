@@ -177,6 +177,26 @@ fn a_read_never_shows_what_is_not_durable() {
 }
 
 #[test]
+fn a_read_waits_for_what_is_written_to_its_own_tree_and_for_no_other() {
+    const SYNC: Duration = Duration::from_millis(800);
+    let bench = Bench::new();
+    let storage = bench.open();
+    let [(_, written), (_, other)] = [1, 2].map(|number| create(&*storage, number));
+    bench.options.faults.stall_nth_sync(1, SYNC);
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        scope.spawn(|| block_on(written.commit(commit(1, &[(b"k", b"new")]))).unwrap());
+        // Long enough for it to be applied, and far from long enough for its sync.
+        std::thread::sleep(SYNC / 8);
+        assert_eq!(block_on(other.load(b"k")).unwrap(), Some(vec![0, 2]));
+        assert!(begun.elapsed() < SYNC, "a neighbour waited for a sync that is none of its own");
+        assert_eq!(block_on(written.load(b"k")).unwrap(), Some(b"new".to_vec()));
+        assert!(begun.elapsed() >= SYNC, "what was not durable was shown");
+    });
+    block_on(storage.close()).unwrap();
+}
+
+#[test]
 fn commits_of_many_accounts_share_a_sync() {
     let bench = Bench::new();
     let storage = bench.open();

@@ -52,7 +52,7 @@ impl Lane {
             Ok(database) => database,
             Err(error) => return group.into_iter().for_each(|job| job.ticket.answer(Err(error.clone()))),
         };
-        self.settling.begin();
+        self.settling.begin(group.iter().map(|job| job.tree.clone()));
         let mut applied = Vec::with_capacity(group.len());
         let mut broken = None;
         let (mut bytes, mut commits) = (0, 0);

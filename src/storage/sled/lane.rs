@@ -96,8 +96,8 @@ impl Lane {
         }
     }
 
-    /// Reads from the database: on the calling thread when it is open, else on a committer, which opens it first.
-    pub(super) async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, StorageError>
+    /// Reads from a tree of the database, or from several if none is named: on the calling thread when it is open, else on a committer, which opens it first.
+    pub(super) async fn read<T, F>(self: &Arc<Self>, tree: Option<&[u8]>, read: F) -> Result<T, StorageError>
     where
         T: Send + 'static,
         F: FnOnce(&Arc<Lane>, &Database) -> Result<T, StorageError> + Send + 'static,
@@ -119,9 +119,9 @@ impl Lane {
         let result = self.core.watchdog.call_to(&database, Caller::Reader, "reading a database", || read(self, &database));
         // Before waiting for anything: the database can't be closed while it is held here.
         drop(database);
-        if self.settling.is_applying() {
+        if self.settling.is_applying(tree) {
             let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
-            self.settling.wait(ticket);
+            self.settling.wait(tree, ticket);
             answer.wait().await?;
         }
         result

@@ -396,17 +396,23 @@ mod tests {
 
     #[test]
     fn a_call_that_hangs_poisons_and_frees_every_waiter() {
-        let watchdog = Watchdog::start(Duration::from_millis(40)).unwrap();
-        let (own, owns_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
-        let (_other, others_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
-        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let watchdog = Watchdog::start(Duration::from_millis(300)).unwrap();
+        let (release, hang) = std::sync::mpsc::channel::<Ticket<()>>();
+        let (begin, begun) = std::sync::mpsc::channel();
         let stuck = {
             let watchdog = watchdog.clone();
             std::thread::spawn(move || {
-                watchdog.call(Caller::Committer, "a test's call", || hang.recv().unwrap());
+                let own = watchdog.call(Caller::Committer, "a test's call", || {
+                    begin.send(()).unwrap();
+                    hang.recv().unwrap()
+                });
                 own.answer(Ok(()));
             })
         };
+        // The call is the older one: else it would only be said that nothing is written.
+        begun.recv().unwrap();
+        let (own, owns_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
+        let (_other, others_answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
         for answer in [owns_answer, others_answer] {
             match block_on(answer.wait()) {
                 Err(StorageError::Poisoned(reason)) => assert!(reason.contains("a test's call"), "{reason}"),
@@ -415,7 +421,7 @@ mod tests {
         }
         assert!(matches!(watchdog.ticket::<()>(Caller::Committer), Err(StorageError::Poisoned(_))));
         assert!(watchdog.refuses_reads().is_err());
-        release.send(()).unwrap();
+        release.send(own).unwrap();
         stuck.join().unwrap();
     }
 
