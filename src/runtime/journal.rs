@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// About how many bytes the journal's rows have at most; half of it stays when the oldest are merged. Bounds what opening reads and
 /// what the notes that wait take of memory.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 const UNREADABLE: Error = Error::Internal { doing: "encoding or decoding a row of the journal" };
 

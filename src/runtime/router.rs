@@ -42,12 +42,12 @@ impl Hasher for HandleHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Of the length that comes first and of bytes that are no handle, the last eight count.
         if let Some(last) = bytes.last_chunk() {
             self.0 = u64::from_le_bytes(*last);
         }
     }
 
+    /// The length of a handle, which is always the same.
     fn write_usize(&mut self, _: usize) {}
 }
 
