@@ -37,9 +37,9 @@ pub(super) struct Database {
     rouser: Arc<Rouser>,
 }
 
-/// Wakes a call that sleeps in sled for a write which has failed: of a write that fails at the end of a segment sled keeps the error and
-/// tells nobody who waits for it (`exit_reservation` of 0.34.7), and the next flush does both. A flush while another call waits
-/// in one seals nothing, and so adds no write.
+/// Wakes a flush that sleeps in sled for a write which has failed: of a write that fails at the end of a segment sled keeps the error and
+/// tells nobody who waits for it (`exit_reservation` of 0.34.7), and another flush does. Beside one that waits it seals nothing,
+/// and so adds no write.
 pub(super) struct Rouser(Mutex<Option<sled::Db>>);
 
 impl Rouser {
@@ -207,7 +207,7 @@ impl Database {
         guarded(|| self.db.flush()).map(drop)
     }
 
-    /// What wakes a call to this database that hangs.
+    /// What wakes a flush of this database that hangs.
     pub(super) fn rouser(&self) -> &Arc<Rouser> {
         &self.rouser
     }

@@ -63,13 +63,13 @@ impl Lane {
             }
             if commits > 0 && (bytes + job.cost() > FLUSH_BYTES || commits == FLUSH_COMMITS) {
                 (bytes, commits) = (0, 0);
-                if let Err(failure) = self.call(&database, "flushing a database", || database.flush()) {
+                if let Err(failure) = self.core.watchdog.flush(&database, "flushing a database") {
                     return self.poison("writing to", &failure);
                 }
             }
             bytes += job.cost();
             commits += 1;
-            match self.call(&database, "writing to a database", || self.apply(&database, &job)) {
+            match self.call("writing to a database", || self.apply(&database, &job)) {
                 Ok(()) => applied.push(job),
                 Err(Refusal::This(error)) => job.ticket.answer(Err(error)),
                 Err(Refusal::NoRoom) => job.ticket.answer(Ok(Committed::NoRoom)),
@@ -82,8 +82,8 @@ impl Lane {
         }
         if !applied.is_empty() {
             // Durable = flush + our own fdatasync. A failed one is never tried again: the kernel may have dropped the pages.
-            let synced = self.call(&database, "flushing a database", || database.flush()).and_then(|()| {
-                self.core.watchdog.call(Caller::Committer, "syncing a database", || {
+            let synced = self.core.watchdog.flush(&database, "flushing a database").and_then(|()| {
+                self.call("syncing a database", || {
                     self.core.options.faults.before_sync()?;
                     database.sync()
                 })
@@ -154,8 +154,8 @@ impl Lane {
         StorageError::Corrupted { place: self.place(), detail, accounts }
     }
 
-    fn call<T>(&self, database: &Database, what: &'static str, call: impl FnOnce() -> T) -> T {
-        self.core.watchdog.call_to(database, Caller::Committer, what, call)
+    fn call<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.core.watchdog.call(Caller::Committer, what, call)
     }
 }
 

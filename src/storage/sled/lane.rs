@@ -96,7 +96,8 @@ impl Lane {
         }
     }
 
-    /// Reads from a tree of the database, or from several if none is named: on the calling thread when it is open, else on a committer, which opens it first.
+    /// Reads from a tree of the database, or from several if none is named: on the calling thread when it is open, else on a
+    /// committer, which opens it first.
     pub(super) async fn read<T, F>(self: &Arc<Self>, tree: Option<&[u8]>, read: F) -> Result<T, StorageError>
     where
         T: Send + 'static,
@@ -107,8 +108,7 @@ impl Lane {
             let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
             self.submit(Job::Run(Box::new(move |lane| {
                 let result = lane.open_now().and_then(|database| {
-                    let result =
-                        lane.core.watchdog.call_to(&database, Caller::Committer, "reading a database", || read(lane, &database));
+                    let result = lane.core.watchdog.call(Caller::Committer, "reading a database", || read(lane, &database));
                     drop(database);
                     result
                 });
@@ -116,7 +116,7 @@ impl Lane {
             })))?;
             return answer.wait().await;
         };
-        let result = self.core.watchdog.call_to(&database, Caller::Reader, "reading a database", || read(self, &database));
+        let result = self.core.watchdog.call(Caller::Reader, "reading a database", || read(self, &database));
         // Before waiting for anything: the database can't be closed while it is held here.
         drop(database);
         if self.settling.is_applying(tree) {

@@ -122,7 +122,7 @@ fn rewrite(lane: &Lane, shard: &Shard, old: Arc<Database>, accounts: &[AccountHa
 fn trees_to_keep(core: &Core, old: &Database, gone: &BTreeSet<&[u8]>) -> Result<Vec<Vec<u8>>, Failure> {
     let mut kept = Vec::new();
     for name in old.tree_names() {
-        if !gone.contains(name.as_slice()) && call(core, old, || old.mark(&name, Mark::Account))?.is_some() {
+        if !gone.contains(name.as_slice()) && call(core, || old.mark(&name, Mark::Account))?.is_some() {
             kept.push(name);
         }
     }
@@ -133,7 +133,7 @@ fn trees_to_keep(core: &Core, old: &Database, gone: &BTreeSet<&[u8]>) -> Result<
 fn copy(core: &Core, old: &Database, kept: &[Vec<u8>], dir: &Path) -> Result<(), Failure> {
     let (new, _) = Database::open(dir, core.options.shard_cache_bytes, &core.watchdog)?;
     for name in kept {
-        call(core, &new, || new.create_tree(name))?;
+        call(core, || new.create_tree(name))?;
         let mut chunk: Vec<Row> = Vec::new();
         let mut bytes = 0;
         for entry in old.raw_entries(name)? {
@@ -148,16 +148,16 @@ fn copy(core: &Core, old: &Database, kept: &[Vec<u8>], dir: &Path) -> Result<(),
         put(core, &new, name, chunk)?;
     }
     for name in kept {
-        if !call(core, &new, || same(old.raw_entries(name)?, new.raw_entries(name)?))? {
+        if !call(core, || same(old.raw_entries(name)?, new.raw_entries(name)?))? {
             return Err(Failure::Damaged("the rewritten shard differs from the old one".into()));
         }
     }
-    core.watchdog.call(Caller::Committer, REWRITING, || new.close())
+    call(core, || new.close())
 }
 
 fn put(core: &Core, new: &Database, name: &[u8], chunk: Vec<Row>) -> Result<(), Failure> {
-    call(core, new, || new.put_raw(name, chunk))?;
-    call(core, new, || new.flush())
+    call(core, || new.put_raw(name, chunk))?;
+    core.watchdog.flush(new, REWRITING)
 }
 
 fn same(
@@ -202,6 +202,6 @@ fn remove_leftovers(core: &Core, shard: &Shard) -> io::Result<()> {
     Ok(())
 }
 
-fn call<T>(core: &Core, database: &Database, call: impl FnOnce() -> T) -> T {
-    core.watchdog.call_to(database, Caller::Committer, REWRITING, call)
+fn call<T>(core: &Core, call: impl FnOnce() -> T) -> T {
+    core.watchdog.call(Caller::Committer, REWRITING, call)
 }

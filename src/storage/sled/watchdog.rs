@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 
 use super::super::StorageError;
-use super::database::{Database, Rouser};
+use super::database::{Database, Failure, Rouser};
 
 /// When a committer last got something done, in milliseconds since [`EPOCH`]. The committers serve all vaults of the process,
 /// so a vault whose jobs merely wait for another's must not take that for a stall.
@@ -54,7 +54,7 @@ pub(super) enum Caller {
 /// How many stall timeouts a call of the keeper may take.
 const KEEPERS_PATIENCE: u32 = 6;
 
-/// After which part of the stall timeout a call that has not returned is roused.
+/// After which part of the stall timeout a flush that has not returned is roused.
 const ROUSED_AFTER: u32 = 4;
 
 /// Why a vault acknowledges nothing any more.
@@ -135,9 +135,11 @@ impl Watchdog {
         self.watched(caller, what, None, call)
     }
 
-    /// A call to an open database, which is roused in good time before the stall timeout.
-    pub(super) fn call_to<T>(&self, database: &Database, caller: Caller, what: &'static str, call: impl FnOnce() -> T) -> T {
-        self.watched(caller, what, Some(database.rouser().clone()), call)
+    /// A committer's flush, which is roused in good time before the stall timeout. No other call is: a second flush beside one that
+    /// waits seals nothing, but beside one that writes it would be a write more than `committer.rs` counts with. Whoever else sleeps
+    /// for a failed write is woken with the flush that follows every write.
+    pub(super) fn flush(&self, database: &Database, what: &'static str) -> Result<(), Failure> {
+        self.watched(Caller::Committer, what, Some(database.rouser().clone()), || database.flush())
     }
 
     fn watched<T>(&self, caller: Caller, what: &'static str, rouser: Option<Arc<Rouser>>, call: impl FnOnce() -> T) -> T {
