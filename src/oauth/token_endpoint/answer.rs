@@ -30,7 +30,7 @@ pub(crate) struct TokenAnswer {
     pub(crate) refresh_token: Option<SecretString>,
     /// As the server wrote it; `Bearer` when it wrote nothing usable.
     pub(crate) token_type: String,
-    /// Zero when it is negative, at most ten years; `None` when the server does not say.
+    /// In whole milliseconds: zero when it is negative, at most ten years; `None` when the server does not say.
     pub(crate) expires_in: Option<Duration>,
     /// `None` when the server does not say: then those that were asked for (RFC 6749 section 5.1).
     pub(crate) scopes: Option<Vec<String>>,
@@ -159,7 +159,9 @@ fn lifetime(value: &RawValue) -> Option<Duration> {
         return None;
     }
     // `clamp` makes a duration of whatever is left, infinity included.
-    Some(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_LIFETIME.as_secs_f64())))
+    let lifetime = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_LIFETIME.as_secs_f64()));
+    // Times are kept in milliseconds; cut off, so that a token is never kept for longer than it was said to live.
+    u64::try_from(lifetime.as_millis()).ok().map(Duration::from_millis)
 }
 
 /// A text with the provider's separator, a comma or spaces, or a list of texts. What no scope can be is left out, so that it does not

@@ -75,6 +75,7 @@ fn lifetimes_are_read_in_every_form_and_bounded() {
         let answer = with(&format!("\"expires_in\":{written}"));
         assert_eq!(answer.expires_in, seconds.map(Duration::from_secs), "{written}");
     }
+    assert_eq!(with(r#""expires_in":9.0593"#).expires_in, Some(Duration::from_millis(9_059)));
     assert_eq!(answer(r#"{"access_token":"at"}"#).expires_in, None);
     // Zoho.
     assert_eq!(with(r#""expires_in_sec":3600,"expires_in":3600000"#).expires_in, Some(Duration::from_secs(3600)));
