@@ -42,6 +42,8 @@ struct Pool {
     /// Threads that were started and have not left their loop, also those that still work for a vault that is gone. That is
     /// what keeps the bound while old threads end and new ones are wanted.
     threads: usize,
+    /// How many of them wait for work: telling nobody costs a system call as well.
+    idle: usize,
     next: u64,
     /// What is ready, by vault.
     vaults: HashMap<u64, VecDeque<Arc<dyn Turn>>>,
@@ -80,8 +82,11 @@ impl Membership {
             }
             line.push_back(turn);
         }
+        let somebody_waits = pool.idle > 0;
         drop(guard);
-        WORK.notify_one();
+        if somebody_waits {
+            WORK.notify_one();
+        }
     }
 }
 
@@ -121,7 +126,9 @@ fn work() {
             return;
         }
         let Some(turn) = pool.take() else {
+            pool.idle += 1;
             guard = WORK.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            guard.get_or_insert_default().idle -= 1;
             continue;
         };
         drop(guard);

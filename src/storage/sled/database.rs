@@ -2,12 +2,16 @@
 //! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use ::sled::Transactional as _;
+use ::sled::transaction::TransactionError;
 
 use super::super::{Anchored, Commit, Mark, Row};
 use super::files;
@@ -174,32 +178,37 @@ impl Database {
         Ok(found)
     }
 
-    /// Applies a commit whose marks were checked. A write, atomic, and not durable before [`sync`](Self::sync).
-    pub(super) fn apply(&self, name: &[u8], commit: &Commit) -> Result<(), Failure> {
-        let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-        let mut batch = sled::Batch::default();
-        for key in &commit.removes {
-            for part in parts_of(&tree, key)?.map_or(0..0, |count| 0..count) {
-                batch.remove(rows::part_key(key, part));
-            }
-            batch.remove(rows::row_key(key));
+    /// Applies commits whose marks were checked and that have no row in common, all of them or none. A write, and not durable before
+    /// [`sync`](Self::sync).
+    ///
+    /// They are one batch of sled, whatever trees they are of: for each batch sled writes its log buffer out twice, each time by another
+    /// thread, and meanwhile no read of the process goes on.
+    pub(super) fn apply<'a>(&self, commits: impl Iterator<Item = (&'a [u8], &'a Commit)>) -> Result<(), Failure> {
+        let mut batches: BTreeMap<&[u8], (sled::Tree, sled::Batch)> = BTreeMap::new();
+        for (name, commit) in commits {
+            let (tree, batch) = match batches.entry(name) {
+                MapEntry::Occupied(begun) => begun.into_mut(),
+                MapEntry::Vacant(free) => {
+                    let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
+                    free.insert((tree, sled::Batch::default()))
+                }
+            };
+            put_into(batch, tree, commit)?;
         }
-        // The last one counts when a key is put twice, and no parts of the others may stay.
-        let puts: BTreeMap<&[u8], &Row> = commit.puts.iter().map(|row| (row.0.as_slice(), row)).collect();
-        for row in puts.into_values() {
-            let entries = rows::entries(row);
-            let new_parts = u16::try_from(entries.len() - 1).unwrap_or(u16::MAX);
-            for part in parts_of(&tree, &row.0)?.map_or(0..0, |count| new_parts..count) {
-                batch.remove(rows::part_key(&row.0, part));
-            }
-            for (key, entry) in entries {
-                batch.insert(key, entry);
-            }
+        let (trees, mut batches): (Vec<_>, Vec<_>) = batches.into_values().unzip();
+        match trees.as_slice() {
+            [] => Ok(()),
+            [tree] => guarded(|| tree.apply_batch(batches.remove(0))),
+            trees => guarded(|| {
+                let applied = trees
+                    .transaction(|trees| trees.iter().zip(&batches).try_for_each(|(tree, batch)| Ok(tree.apply_batch(batch)?)));
+                applied.map_err(|error| match error {
+                    TransactionError::Storage(error) => error,
+                    // Nothing above asks for it.
+                    TransactionError::Abort(()) => sled::Error::Unsupported("a batch gave itself up".into()),
+                })
+            }),
         }
-        for step in &commit.marks {
-            batch.insert(rows::mark_key(step.mark), rows::mark_value(&step.next));
-        }
-        guarded(|| tree.apply_batch(batch))
     }
 
     /// Hands everything applied so far to the operating system. A write.
@@ -338,6 +347,32 @@ fn set_aside(dir: &Path) -> io::Result<()> {
         Some(copy) => files::copy_tree(dir, &copy),
         None => Ok(()),
     }
+}
+
+/// Adds the entries that a commit puts and removes.
+fn put_into(batch: &mut sled::Batch, tree: &sled::Tree, commit: &Commit) -> Result<(), Failure> {
+    for key in &commit.removes {
+        for part in parts_of(tree, key)?.map_or(0..0, |count| 0..count) {
+            batch.remove(rows::part_key(key, part));
+        }
+        batch.remove(rows::row_key(key));
+    }
+    // The last one counts when a key is put twice, and no parts of the others may stay.
+    let puts: BTreeMap<&[u8], &Row> = commit.puts.iter().map(|row| (row.0.as_slice(), row)).collect();
+    for row in puts.into_values() {
+        let entries = rows::entries(row);
+        let new_parts = u16::try_from(entries.len() - 1).unwrap_or(u16::MAX);
+        for part in parts_of(tree, &row.0)?.map_or(0..0, |count| new_parts..count) {
+            batch.remove(rows::part_key(&row.0, part));
+        }
+        for (key, entry) in entries {
+            batch.insert(key, entry);
+        }
+    }
+    for step in &commit.marks {
+        batch.insert(rows::mark_key(step.mark), rows::mark_value(&step.next));
+    }
+    Ok(())
 }
 
 /// How many parts the value of a row has that is there; `None` when there is no row.

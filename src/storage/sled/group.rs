@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Commit, StorageError};
+use super::super::{Commit, MarkStep, StorageError};
 use super::database::{Database, Failure};
 use super::lane::Lane;
 use super::rows::PART_BYTES;
@@ -36,6 +36,32 @@ pub(super) enum Committed {
     NoRoom,
 }
 
+/// What a turn writes.
+#[derive(Default)]
+struct Group {
+    /// Checked, and applied with the next batch.
+    batch: Vec<CommitJob>,
+    /// Applied, and not yet answered.
+    applied: Vec<CommitJob>,
+    /// The database can't be used any more.
+    broken: Option<Failure>,
+}
+
+impl Group {
+    /// Whether a commit must not be in one batch with those that are there: it builds on one of them, or writes a row that one of them
+    /// writes. An account has one commit under way at most, so this is for the directory.
+    fn meets(&self, job: &CommitJob) -> bool {
+        let rows = |commit: &Commit, key: &[u8]| {
+            commit.puts.iter().any(|(put, _)| put == key) || commit.removes.iter().any(|removed| removed == key)
+        };
+        self.batch.iter().filter(|other| other.tree == job.tree).any(|other| {
+            let same_mark = |step: &MarkStep| other.commit.marks.iter().any(|others| others.mark == step.mark);
+            let keys = job.commit.puts.iter().map(|(key, _)| key).chain(&job.commit.removes);
+            job.create || job.commit.marks.iter().any(same_mark) || keys.into_iter().any(|key| rows(&other.commit, key))
+        })
+    }
+}
+
 /// Why a commit of a group was not applied.
 enum Refusal {
     /// Only this commit is refused.
@@ -47,65 +73,76 @@ enum Refusal {
 
 impl Lane {
     /// Applies commits of several accounts, makes them durable together and acknowledges them.
-    pub(super) fn commit_group(self: &Arc<Self>, group: Vec<CommitJob>) {
+    pub(super) fn commit_group(self: &Arc<Self>, jobs: Vec<CommitJob>) {
         let database = match self.open_now() {
             Ok(database) => database,
-            Err(error) => return group.into_iter().for_each(|job| job.ticket.answer(Err(error.clone()))),
+            Err(error) => return jobs.into_iter().for_each(|job| job.ticket.answer(Err(error.clone()))),
         };
-        self.settling.begin(group.iter().map(|job| job.tree.clone()));
-        let mut applied = Vec::with_capacity(group.len());
-        let mut broken = None;
-        let (mut bytes, mut commits) = (0, 0);
-        for job in group {
-            if let Some(failure) = &broken {
-                job.ticket.answer(Err(self.unusable(failure)));
-                continue;
-            }
-            if commits > 0 && (bytes + job.cost() > FLUSH_BYTES || commits == FLUSH_COMMITS) {
-                (bytes, commits) = (0, 0);
-                if let Err(failure) = self.core.watchdog.flush(&database, "flushing a database") {
-                    return self.poison("writing to", &failure);
-                }
-            }
-            bytes += job.cost();
-            commits += 1;
-            match self.call("writing to a database", || self.apply(&database, &job)) {
-                Ok(()) => applied.push(job),
-                Err(Refusal::This(error)) => job.ticket.answer(Err(error)),
-                Err(Refusal::NoRoom) => job.ticket.answer(Ok(Committed::NoRoom)),
-                Err(Refusal::Database(failure @ Failure::Damaged(_))) => {
-                    job.ticket.answer(Err(self.unusable(&failure)));
-                    broken = Some(failure);
-                }
-                Err(Refusal::Database(failure)) => return self.poison("writing to", &failure),
-            }
-        }
-        if !applied.is_empty() {
-            // Durable = flush + our own fdatasync. A failed one is never tried again: the kernel may have dropped the pages.
-            let synced = self.core.watchdog.flush(&database, "flushing a database").and_then(|()| {
-                self.call("syncing a database", || {
-                    self.core.options.faults.before_sync()?;
-                    database.sync()
-                })
-            });
-            if let Err(failure) = synced {
-                return self.poison("writing to", &failure);
-            }
+        self.settling.begin(jobs.iter().map(|job| job.tree.clone()));
+        let mut group = Group::default();
+        // Who waits is answered by the poison, before the group is dropped.
+        if let Err(failure) = self.write(&database, &mut group, jobs) {
+            return self.poison("writing to", &failure);
         }
         drop(database);
-        for job in &applied {
+        for job in &group.applied {
             self.note_durable(job);
         }
         self.settling.settle();
-        for job in applied {
+        for job in group.applied {
             job.ticket.answer(Ok(Committed::Durable));
         }
-        if let Some(failure) = broken {
+        if let Some(failure) = group.broken {
             self.fail(self.unusable(&failure));
         }
     }
 
-    fn apply(&self, database: &Database, job: &CommitJob) -> Result<(), Refusal> {
+    /// Writes what of a group can be written, and syncs it. An error leaves unknown what is durable.
+    fn write(&self, database: &Database, group: &mut Group, jobs: Vec<CommitJob>) -> Result<(), Failure> {
+        let (mut bytes, mut commits) = (0, 0);
+        for job in jobs {
+            let full = commits > 0 && (bytes + job.cost() > FLUSH_BYTES || commits == FLUSH_COMMITS);
+            if full || group.meets(&job) {
+                self.apply(database, group)?;
+            }
+            if full {
+                (bytes, commits) = (0, 0);
+                self.core.watchdog.flush(database, "flushing a database")?;
+            }
+            if let Some(failure) = &group.broken {
+                job.ticket.answer(Err(self.unusable(failure)));
+                continue;
+            }
+            bytes += job.cost();
+            commits += 1;
+            match self.call("reading a database", || self.check(database, &job)) {
+                Ok(()) => group.batch.push(job),
+                Err(Refusal::This(error)) => job.ticket.answer(Err(error)),
+                Err(Refusal::NoRoom) => job.ticket.answer(Ok(Committed::NoRoom)),
+                Err(Refusal::Database(failure @ Failure::Damaged(_))) => {
+                    job.ticket.answer(Err(self.unusable(&failure)));
+                    group.broken = Some(failure);
+                }
+                Err(Refusal::Database(failure)) => {
+                    group.batch.push(job);
+                    return Err(failure);
+                }
+            }
+        }
+        self.apply(database, group)?;
+        if !group.applied.is_empty() {
+            // Durable = flush + our own fdatasync. A failed one is never tried again: the kernel may have dropped the pages.
+            self.core.watchdog.flush(database, "flushing a database")?;
+            self.call("syncing a database", || {
+                self.core.options.faults.before_sync()?;
+                database.sync()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether a commit can be applied. Makes its tree if it is to be made.
+    fn check(&self, database: &Database, job: &CommitJob) -> Result<(), Refusal> {
         if !database.has_tree(&job.tree) {
             if !job.create {
                 return Err(Refusal::This(StorageError::NoTree));
@@ -121,7 +158,23 @@ impl Lane {
                 return Err(Refusal::This(StorageError::Conflict { expected: step.expected, found }));
             }
         }
-        database.apply(&job.tree, &job.commit).map_err(Refusal::Database)
+        Ok(())
+    }
+
+    /// Applies the commits that were checked, as one batch.
+    fn apply(&self, database: &Database, group: &mut Group) -> Result<(), Failure> {
+        let commits = group.batch.iter().map(|job| (job.tree.as_slice(), &job.commit));
+        match self.call("writing to a database", || database.apply(commits)) {
+            Ok(()) => group.applied.append(&mut group.batch),
+            Err(failure @ Failure::Damaged(_)) => {
+                for job in group.batch.drain(..) {
+                    job.ticket.answer(Err(self.unusable(&failure)));
+                }
+                group.broken = Some(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
     }
 
     /// Moves the anchors, in memory, to what is durable now. The keeper writes them.

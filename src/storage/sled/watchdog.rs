@@ -80,6 +80,8 @@ struct State {
     closers: Vec<oneshot::Sender<Result<(), StorageError>>>,
     closed: bool,
     stopped: bool,
+    /// How many threads wait for `changed`: telling nobody costs a system call as well.
+    interested: usize,
 }
 
 struct UnderWay {
@@ -186,9 +188,11 @@ impl Watchdog {
     pub(super) fn close(&self) -> Result<(), StorageError> {
         let mut state = self.state();
         state.closed = true;
+        state.interested += 1;
         while !state.waiting.is_empty() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.interested -= 1;
         state.refusal_by_poison()
     }
 
@@ -196,14 +200,16 @@ impl Watchdog {
     pub(super) fn wait_until_quiet(&self) -> bool {
         let deadline = Instant::now() + self.stall_timeout;
         let mut state = self.state();
+        state.interested += 1;
         while !state.calls.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                break;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        state.interested -= 1;
+        state.calls.is_empty()
     }
 
     /// The answer to come when the vault is closed, or when it turns out that a hang keeps it from being closed.
@@ -295,7 +301,13 @@ impl Watchdog {
     }
 
     fn answered(&self, id: u64) {
-        if self.state().waiting.remove(&id).is_some() {
+        let mut state = self.state();
+        state.waiting.remove(&id);
+        self.tell_of_change(&state);
+    }
+
+    fn tell_of_change(&self, state: &State) {
+        if state.interested > 0 {
             self.changed.notify_all();
         }
     }
@@ -329,8 +341,9 @@ impl Poison {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.watchdog.state().calls.remove(&self.id);
-        self.watchdog.changed.notify_all();
+        let mut state = self.watchdog.state();
+        state.calls.remove(&self.id);
+        self.watchdog.tell_of_change(&state);
     }
 }
 
