@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::domain::account::info::{AccountInfo, ConnectionInfo};
 use crate::domain::audit::AuditEntry;
 use crate::domain::claims::SessionOptions;
-use crate::domain::{AuthorizationRequest, ConnectCallback, ConnectRequest, Credential, Error, Permission};
+use crate::domain::{AuthorizationRequest, ConnectCallback, ConnectRequest, Credential, Error, Permission, Revealed};
 use crate::ids::{ConnectionId, Environment, LinkedAccountId, ProviderName, SessionTokenId};
 use crate::page::{Page, PageRequest};
 use crate::runtime::actor::Operation;
@@ -288,6 +288,10 @@ impl Account {
     /// ```
     pub async fn verify_audit(&self) -> Result<AuditReport, Error> {
         self.ask(VerifyAudit).await.map(AuditReport::of)
+    }
+
+    pub(crate) async fn reveal(&self, connection: ConnectionId) -> Result<Box<Revealed>, Error> {
+        self.core().reveal(self.located.handle, &self.key, connection).await
     }
 
     pub(crate) async fn ask<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {

@@ -11,7 +11,7 @@ use crate::domain::{Credential, Error, Revealed};
 use crate::ids::ConnectionId;
 use crate::oauth::http::{HttpError, HttpLimits, RequestBody, ResponseBody};
 use crate::runtime::ops::connections::{ChangeConnection, ConnectionChange, ReadConnection, RemoveConnection};
-use crate::runtime::ops::credentials::{Reveal, Use};
+use crate::runtime::ops::credentials::Use;
 use crate::runtime::ops::refresh::RefreshNow;
 
 /// One connection of one linked account: its credential at one provider.
@@ -66,7 +66,7 @@ impl Connection {
     /// # }
     /// ```
     pub async fn reveal<R>(&self, look: impl FnOnce(&Revealed) -> R) -> Result<R, Error> {
-        let revealed = self.account.ask(Reveal(self.id)).await?;
+        let revealed = self.account.reveal(self.id).await?;
         Ok(look(&revealed))
     }
 

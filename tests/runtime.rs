@@ -23,6 +23,8 @@ mod load;
 mod opening;
 #[path = "runtime/panics.rs"]
 mod panics;
+#[path = "runtime/reveals.rs"]
+mod reveals;
 #[path = "runtime/rotation.rs"]
 mod rotation;
 #[path = "runtime/sessions.rs"]

@@ -57,7 +57,7 @@ fn documented_account_is_loaded_and_proven() {
     let key = |name| Key::copy_of(&plain(name).try_into().unwrap());
     let keys = AccountKeys::derive(&key(b"k"), None, &key(b"a"));
     let sealed_info = tree.iter().find(|(key, _)| key == b"i").map(|(_, sealed)| sealed.as_slice());
-    assert_eq!(*state.open(&keys, RecordKey::Info, sealed_info).unwrap(), *plain(b"i"));
+    assert_eq!(*state.open(&keys.records, RecordKey::Info, sealed_info).unwrap(), *plain(b"i"));
 
     let [[name, segment, sealed]] = &audit[..] else { panic!("one segment of the audit") };
     assert_eq!(name, &RecordKey::Audit(1).to_bytes());

@@ -11,8 +11,9 @@ use event_listener::Event as Signal;
 
 use crate::clock::Timestamp;
 use crate::domain::account::change::{Change, Draft};
-use crate::domain::account::keys::{AccountKeys, WrappedKeys};
+use crate::domain::account::keys::{AccountKeys, RecordKeys, WrappedKeys};
 use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
+use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
@@ -65,6 +66,14 @@ pub(crate) struct Account {
 struct Loaded {
     tree: Arc<dyn Tree>,
     state: AccountState,
+    /// Goes with every view.
+    credentials: SealedCredentials,
+}
+
+impl Loaded {
+    fn view(&self) -> Arc<AccountView> {
+        Arc::new(AccountView::of(&self.state, &self.credentials))
+    }
 }
 
 /// The right to change the account, held until the change is durable.
@@ -145,7 +154,7 @@ impl Account {
         if self.loaded.borrow().is_none() {
             let loaded = self.load_proven().await?;
             self.recover(loaded.state.facts.noted).await?;
-            self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
+            self.view.store(Some(loaded.view()));
             self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
             *self.loaded.borrow_mut() = Some(loaded);
         }
@@ -174,8 +183,48 @@ impl Account {
         work(&loaded.state, &keys)
     }
 
+    /// What [`with_keys`](Self::with_keys) does, for what only opens records.
+    pub(crate) fn with_record_keys<R>(
+        &self,
+        work: impl FnOnce(&AccountState, &RecordKeys) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let loaded = self.loaded.borrow();
+        let loaded = loaded.as_ref().ok_or(Error::Internal { doing: "using an account that is not loaded" })?;
+        let keys = RecordKeys::unwrap(&self.core.keyring, &self.owner, &loaded.state.facts.wrapped)
+            .map_err(|_| self.damaged(Damage("the account's keys do not open")))?;
+        #[cfg(any(test, feature = "testing"))]
+        assert!(!self.panic_next.replace(false), "asked to panic by a test");
+        work(&loaded.state, &keys)
+    }
+
     /// Reads one row and opens it, if the account has it.
     pub(crate) async fn read(&self, key: RecordKey) -> Result<Option<Plaintext>, Error> {
+        Ok(self.read_with_sealed(key).await?.map(|(plain, _)| plain))
+    }
+
+    /// Reads a connection's credential and has the next ones who reveal it open it by themselves, unless the connection is or was
+    /// disabled meanwhile.
+    pub(crate) async fn read_secret(&self, id: ConnectionId, enabled_at: u64) -> Result<Option<Plaintext>, Error> {
+        let Some((plain, sealed)) = self.read_with_sealed(RecordKey::Secret(id)).await? else { return Ok(None) };
+        let mut loaded = self.loaded.borrow_mut();
+        // A change that is under way drops what it makes outdated when it ends.
+        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at) {
+            loaded.credentials.keep(&loaded.state, id, sealed);
+            self.view.store(Some(loaded.view()));
+        }
+        Ok(Some(plain))
+    }
+
+    /// Lets whoever reveals a credential come to the actor first.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forget_credentials(&self) {
+        if let Some(loaded) = self.loaded.borrow_mut().as_mut() {
+            loaded.credentials = SealedCredentials::default();
+            self.view.store(Some(loaded.view()));
+        }
+    }
+
+    async fn read_with_sealed(&self, key: RecordKey) -> Result<Option<(Plaintext, Vec<u8>)>, Error> {
         loop {
             let (Some(stamp), tree) = (self.with_state(|state| state.stamp(key))?, self.tree()?) else { return Ok(None) };
             let sealed = tree.load(&key.to_bytes()).await?;
@@ -189,9 +238,10 @@ impl Account {
                 self.committed.listen().await;
                 continue;
             }
-            return self
-                .with_keys(|state, keys| state.open(keys, key, sealed.as_deref()).map_err(|damage| self.damaged(damage)))
-                .map(Some);
+            let plain = self.with_record_keys(|state, keys| {
+                state.open(keys, key, sealed.as_deref()).map_err(|damage| self.damaged(damage))
+            })?;
+            return Ok(sealed.map(|sealed| (plain, sealed)));
         }
     }
 
@@ -393,8 +443,9 @@ impl Account {
         }
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {
+            loaded.credentials.apply(&change.stamps, &change.disabled);
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
-            self.view.store(Some(Arc::new(AccountView::of(&loaded.state))));
+            self.view.store(Some(loaded.view()));
         }
         self.notes.pending().committed(waiting);
         // Borrowed till here.
@@ -412,7 +463,7 @@ impl Account {
 
     async fn load_proven(&self) -> Result<Loaded, Error> {
         let (tree, state) = load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
-        Ok(Loaded { tree, state })
+        Ok(Loaded { tree, state, credentials: SealedCredentials::default() })
     }
 
     fn unwrap(&self, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {

@@ -5,7 +5,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
 use crate::domain::audit::{AuditAction, AuditActor, NewEntry};
 use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
@@ -13,16 +12,14 @@ use crate::domain::error::Error;
 use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
 use crate::domain::{WrapPurpose, wiping_stack};
 use crate::ids::{AccountHandle, Environment};
-use crate::runtime::account::MAX_PENDING;
 use crate::runtime::actor::{Operation as _, REQUEST_STACK};
 use crate::runtime::caller::Caller;
-use crate::runtime::core::{AuditPolicy, Core};
+use crate::runtime::core::Core;
 use crate::runtime::events::EventKind;
-use crate::runtime::gate::Pass;
 use crate::runtime::key_table::KeyEntry;
 use crate::runtime::ops::audit::NoteDenial;
 use crate::runtime::ops::sessions::{Consume, Load, Mint, MintedToken};
-use crate::runtime::router::Resident;
+use crate::runtime::ready::Ready;
 use crate::runtime::view::AccountView;
 use crate::secret::SessionToken;
 
@@ -72,7 +69,7 @@ impl Core {
         options: SessionOptions,
     ) -> Result<MintedToken, Error> {
         let now = self.clock.now();
-        if let Some(ready) = ReadyToMint::find(self, &handle, key, now) {
+        if let Some(ready) = Ready::find(self, &handle, key, &Mint::NEEDS, now) {
             let claims = options.clone().claims(now, ready.view.epoch)?;
             let sealed =
                 catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
@@ -81,7 +78,10 @@ impl Core {
             if let Some(token) = sealed
                 && ready.still(key, now)
             {
-                return Ok(ready.note(self, key, &claims, token));
+                let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
+                let entry = NewEntry { at: claims.issued, actor: AuditActor::ApiKey(key.id()), action, target: None };
+                ready.note(self, entry, EventKind::SessionMinted { session: claims.id });
+                return Ok(MintedToken { token, id: claims.id, expires_at: claims.expires });
             }
         }
         let minted = Box::pin(self.ask(handle, Caller::ApiKey(Arc::clone(key)), Mint(Box::new(options)))).await?;
@@ -122,47 +122,6 @@ impl Core {
             Err(reason) => reason,
         };
         Err((AuditActor::Session { id: claims.id, subject: claims.subject }, reason))
-    }
-}
-
-/// An account that is at hand, with nothing in the way of a token for it. Whatever there is to refuse, to load or to wait for, the
-/// account's actor sees to.
-struct ReadyToMint {
-    resident: Arc<Resident>,
-    view: Arc<AccountView>,
-    /// Inside the gate the actor is not passivated, so that no note comes too late for it.
-    _pass: Pass,
-}
-
-impl ReadyToMint {
-    fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry, now: Timestamp) -> Option<Self> {
-        if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched {
-            return None;
-        }
-        let resident = core.router.resident(core, handle)?;
-        let pass = resident.gate.enter(core.settings.mailbox_capacity).ok()?;
-        let view = resident.view.load_full()?;
-        let permitted = key.check_account(view.owner.environment, &resident.locator).is_ok()
-            && Mint::NEEDS.permissions.iter().any(|permission| key.permissions().contains(*permission))
-            && resident.notes.pending().len() + 1 < MAX_PENDING;
-        let ready = Self { resident, view, _pass: pass };
-        (permitted && ready.still(key, now)).then_some(ready)
-    }
-
-    /// Whether neither the key nor the account changed in a way that matters.
-    fn still(&self, key: &KeyEntry, now: Timestamp) -> bool {
-        let view = self.resident.view.load();
-        let unchanged = view.as_ref().is_some_and(|view| view.epoch == self.view.epoch && !view.disabled);
-        unchanged && key.check(now).is_ok()
-    }
-
-    fn note(&self, core: &Arc<Core>, key: &KeyEntry, claims: &SessionClaims, token: SessionToken) -> MintedToken {
-        let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
-        self.resident.notes.note(NewEntry { at: claims.issued, actor: AuditActor::ApiKey(key.id()), action, target: None });
-        core.list_notes(&self.resident.notes);
-        let told = EventKind::SessionMinted { session: claims.id };
-        core.events.send(self.view.owner.environment, &self.view.linked_account_id, told);
-        MintedToken { token, id: claims.id, expires_at: claims.expires }
     }
 }
 

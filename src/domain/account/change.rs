@@ -32,6 +32,8 @@ pub(crate) struct Change {
     pub(crate) stamps: BTreeMap<RecordKey, Option<Stamp>>,
     pub(crate) spent: Option<Arc<BTreeMap<SessionTokenId, SpentToken>>>,
     pub(crate) dues: BTreeMap<ConnectionId, Option<Timestamp>>,
+    /// Connections whose facts are put, and whether each is disabled.
+    pub(crate) disabled: BTreeMap<ConnectionId, bool>,
 }
 
 /// A change in the making.
@@ -42,6 +44,7 @@ pub(crate) struct Draft<'a> {
     rows: BTreeMap<RecordKey, Option<Vec<u8>>>,
     spent: Option<BTreeMap<SessionTokenId, SpentToken>>,
     dues: BTreeMap<ConnectionId, Option<Timestamp>>,
+    disabled: BTreeMap<ConnectionId, bool>,
     entries: Vec<audit::NewEntry>,
     pruned: Vec<u64>,
 }
@@ -57,6 +60,7 @@ impl<'a> Draft<'a> {
             rows: BTreeMap::new(),
             spent: None,
             dues: BTreeMap::new(),
+            disabled: BTreeMap::new(),
             entries: Vec::new(),
             pruned: Vec::new(),
         }
@@ -86,7 +90,7 @@ impl<'a> Draft<'a> {
 
     /// Sets a record to bytes that are laid out already; secrets come this way, from a buffer that wipes itself.
     pub(crate) fn put_bytes(&mut self, key: RecordKey, plain: &[u8]) {
-        let sealed = seal_record(&self.keys.record, &self.facts, self.state, key, plain);
+        let sealed = seal_record(&self.keys.records.current, &self.facts, self.state, key, plain);
         self.rows.insert(key, Some(sealed));
     }
 
@@ -109,6 +113,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn put_connection(&mut self, id: ConnectionId, record: &ConnectionRecord) -> Result<(), Error> {
+        self.disabled.insert(id, record.disabled);
         self.put(RecordKey::Connection(id), record)
     }
 
@@ -199,6 +204,7 @@ impl<'a> Draft<'a> {
             stamps,
             spent: self.spent.map(Arc::new),
             dues: self.dues,
+            disabled: self.disabled,
         })
     }
 

@@ -15,13 +15,45 @@ pub(crate) struct WrappedKeys {
     pub(crate) previous_account: Option<Arc<[u8]>>,
 }
 
-/// The subkeys that one request on an account's rows needs. Each is a heap box that wipes itself.
+/// The subkeys that opening an account's records needs. Each is a heap box that wipes itself.
+#[derive(Debug)]
+pub(crate) struct RecordKeys {
+    /// Seals records of the current key version.
+    pub(crate) current: Key,
+    /// Seals records that a rotation under way has not reached yet.
+    pub(crate) previous: Option<Key>,
+}
+
+impl RecordKeys {
+    /// Unwraps what a request that only reads needs: one key and one derivation, instead of all that a change needs. Call it inside a
+    /// stack frame that is wiped.
+    ///
+    /// # Errors
+    /// As for [`AccountKeys::unwrap`].
+    pub(crate) fn unwrap(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
+        let previous = wrapped.previous_account.as_deref();
+        let previous =
+            previous.map(|bytes| keyring.unwrap(WrapPurpose::PreviousAccountKey, owner.environment, &owner.handle, bytes));
+        Ok(Self {
+            previous: previous.transpose()?.as_ref().map(record_key),
+            ..Self::unwrap_current(keyring, owner, &wrapped.account)?
+        })
+    }
+
+    /// Those of the current key version alone.
+    ///
+    /// # Errors
+    /// As for [`AccountKeys::unwrap`].
+    pub(crate) fn unwrap_current(keyring: &Keyring, owner: &Owner, wrapped: &[u8]) -> Result<Self, OpenFailed> {
+        let account = keyring.unwrap(WrapPurpose::AccountKey, owner.environment, &owner.handle, wrapped)?;
+        Ok(Self { current: record_key(&account), previous: None })
+    }
+}
+
+/// The subkeys that a change of an account needs. Each is a heap box that wipes itself.
 #[derive(Debug)]
 pub(crate) struct AccountKeys {
-    /// Seals records of the current key version.
-    pub(crate) record: Key,
-    /// Seals records that a rotation under way has not reached yet.
-    pub(crate) previous_record: Option<Key>,
+    pub(crate) records: RecordKeys,
     pub(crate) head: Key,
     pub(crate) digest: Key,
     pub(crate) audit: AuditKeys,
@@ -51,11 +83,14 @@ impl AccountKeys {
     /// The subkeys of keys that are at hand, as when an account is made or its key is rotated.
     pub(crate) fn derive(account: &Key, previous: Option<&Key>, audit: &Key) -> Self {
         Self {
-            record: account.derive(Label::AccountRecord, &[]),
-            previous_record: previous.map(|key| key.derive(Label::AccountRecord, &[])),
+            records: RecordKeys { current: record_key(account), previous: previous.map(record_key) },
             head: account.derive(Label::AccountHead, &[]),
             digest: account.derive(Label::AccountDigest, &[]),
             audit: AuditKeys { record: audit.derive(Label::AuditRecord, &[]), chain: audit.derive(Label::AuditChain, &[]) },
         }
     }
+}
+
+fn record_key(account: &Key) -> Key {
+    account.derive(Label::AccountRecord, &[])
 }

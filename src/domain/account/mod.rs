@@ -5,5 +5,6 @@ pub(crate) mod change;
 pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod records;
+pub(crate) mod sealed;
 pub(crate) mod state;
 pub(crate) mod status;

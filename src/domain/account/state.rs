@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::crypto::envelope;
-use crate::domain::account::keys::{AccountKeys, WrappedKeys};
+use crate::domain::account::keys::{AccountKeys, RecordKeys, WrappedKeys};
 use crate::domain::account::records::{ChainEnds, HeadRecord, InfoRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use crate::domain::audit;
 use crate::domain::head::Digest;
@@ -101,7 +101,7 @@ impl AccountState {
 
         let unseal = |key: &RecordKey, stamp: &Stamp| {
             let info_version = None;
-            open_record(&keys, &owner, *key, *stamp, info_version, values[key])
+            open_record(&keys.records, &owner, *key, *stamp, info_version, values[key])
         };
         let info_stamp = index.get(&RecordKey::Info).ok_or(Damage("the account's own record is missing"))?;
         let info: InfoRecord = decode(&unseal(&RecordKey::Info, info_stamp)?)?;
@@ -139,7 +139,7 @@ impl AccountState {
     ///
     /// # Errors
     /// [`Damage`] when the row is missing or is not the one that was acknowledged last.
-    pub(crate) fn open(&self, keys: &AccountKeys, key: RecordKey, sealed: Option<&[u8]>) -> Result<Plaintext, Damage> {
+    pub(crate) fn open(&self, keys: &RecordKeys, key: RecordKey, sealed: Option<&[u8]>) -> Result<Plaintext, Damage> {
         let stamp = self.stamp(key).ok_or(Damage("a row is not in the account's index"))?;
         let sealed = sealed.ok_or(Damage("a row is missing"))?;
         if Stamp::of(sealed)? != stamp {
@@ -209,7 +209,7 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(plain: &Plaintext) -> Resul
 
 /// Opens a record under the key of its version. While a rotation is under way two versions are alive.
 fn open_record(
-    keys: &AccountKeys,
+    keys: &RecordKeys,
     owner: &Owner,
     key: RecordKey,
     stamp: Stamp,
@@ -217,10 +217,10 @@ fn open_record(
     sealed: &[u8],
 ) -> Result<Plaintext, Damage> {
     let candidates: [Option<&Key>; 2] = match current {
-        Some(version) if stamp.key_version == version => [Some(&keys.record), None],
-        Some(_) => [keys.previous_record.as_ref(), None],
+        Some(version) if stamp.key_version == version => [Some(&keys.current), None],
+        Some(_) => [keys.previous.as_ref(), None],
         // At load the current version is not known yet: it stands in a record.
-        None => [Some(&keys.record), keys.previous_record.as_ref()],
+        None => [Some(&keys.current), keys.previous.as_ref()],
     };
     owner.with_aad(key, |aad| {
         candidates
@@ -229,4 +229,15 @@ fn open_record(
             .find_map(|record_key| envelope::open(record_key, aad, Some(stamp.revision), sealed).ok())
             .ok_or(Damage("a record does not open"))
     })
+}
+
+/// Opens a record of the current key version that is known to be the acknowledged one.
+pub(crate) fn open_current(
+    keys: &RecordKeys,
+    owner: &Owner,
+    key: RecordKey,
+    stamp: Stamp,
+    sealed: &[u8],
+) -> Result<Plaintext, Damage> {
+    open_record(keys, owner, key, stamp, Some(stamp.key_version), sealed)
 }

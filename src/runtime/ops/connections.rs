@@ -83,7 +83,7 @@ impl Operation for ListConnections {
         scan_all(account.tree()?.as_ref(), b"f", b"g", &mut refreshes).await?;
         let mut rows = rows.into_iter().peekable();
         let mut refreshes = refreshes.into_iter().peekable();
-        let records = account.with_keys(|state, keys| {
+        let records = account.with_record_keys(|state, keys| {
             let open = |key: RecordKey, rows: &mut Peekable<IntoIter<Row>>| {
                 let sealed = rows.next_if(|(name, _)| *name == key.to_bytes()).map(|(_, sealed)| sealed);
                 state.open(keys, key, sealed.as_deref()).map_err(|damage| account.damaged(damage))

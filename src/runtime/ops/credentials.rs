@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use crate::domain::Plaintext;
 use crate::domain::account::records::RecordKey;
 use crate::domain::account::state::Damage;
 use crate::domain::audit::AuditAction;
@@ -31,10 +32,12 @@ impl Operation for Reveal {
     const NEEDS: Needs = Needs::enabled(&[Permission::Reveal]);
 
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<Revealed>, Error> {
+        let sequence = account.with_state(|state| state.facts.sequence)?;
         if read_connection(account, self.0).await?.disabled {
             return Err(Error::ConnectionDisabled);
         }
-        let revealed = open_secret(account, self.0).await?;
+        let plain = account.read_secret(self.0, sequence).await?.ok_or(Error::NotFound { what: Item::Connection })?;
+        let revealed = parse(account, plain)?;
         caller.again(account).await?;
         account.note(caller.actor(), AuditAction::SecretRevealed, Some(self.0)).await?;
         account.tell(EventKind::ConnectionRevealed { connection: self.0 })?;
@@ -98,5 +101,9 @@ impl Operation for Use {
 
 pub(crate) async fn open_secret(account: &Account, id: ConnectionId) -> Result<Box<Revealed>, Error> {
     let plain = account.read(RecordKey::Secret(id)).await?.ok_or(Error::NotFound { what: Item::Connection })?;
+    parse(account, plain)
+}
+
+fn parse(account: &Account, plain: Plaintext) -> Result<Box<Revealed>, Error> {
     Revealed::parse(plain).map(Box::new).ok_or_else(|| account.damaged(Damage("a credential can't be read")))
 }

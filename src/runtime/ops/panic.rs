@@ -18,6 +18,8 @@ impl Operation for PanicNext {
 
     async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<(), Error> {
         account.panic_next.set(true);
+        // A reveal is to come to the actor as well.
+        account.forget_credentials();
         Ok(())
     }
 }

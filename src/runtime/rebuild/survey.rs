@@ -238,7 +238,7 @@ impl Surveyor<'_> {
         let (tree, state) = load_proven(self.storage, self.keyring, shard, owner).await?;
         let sealed = tree.load(&RecordKey::Info.to_bytes()).await?;
         let keys = unwrap(self.keyring, shard, &owner, &state.facts.wrapped)?;
-        let info = state.open(&keys, RecordKey::Info, sealed.as_deref()).and_then(|plain| decode::<InfoRecord>(&plain));
+        let info = state.open(&keys.records, RecordKey::Info, sealed.as_deref()).and_then(|plain| decode::<InfoRecord>(&plain));
         let info = info.map_err(|damage| Error::Corrupted(damaged(shard, handle, damage)))?;
         Ok(Account {
             environment,
