@@ -109,7 +109,7 @@ impl VaultBuilder {
     }
 
     /// After how long an operation on the vault's files counts as stalled and poisons the vault. The default is 10 seconds; it
-    /// must be longer than the longest pause of the disk.
+    /// must be longer than the longest pause of the disk. Opening a database has six times as long: after a crash its log is read.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.place.stall_timeout = timeout;
         self

@@ -85,7 +85,7 @@ impl Database {
         if fresh {
             files::create_private_dir(dir)?;
         }
-        let open = || watchdog.call(Caller::Committer, "opening a database", || open(dir, cache_bytes));
+        let open = || watchdog.call(Caller::Opener, "opening a database", || open(dir, cache_bytes));
         let (database, repaired) = match open() {
             Err(Failure::Damaged(detail)) => {
                 set_aside(dir)?;

@@ -47,12 +47,15 @@ pub(super) enum Caller {
     Committer,
     /// The thread that reads.
     Reader,
+    /// A committer that opens a database. After a kill sled reads the log from its last snapshot on, so how long that takes depends on how
+    /// much was written, not on whether the disk answers; nothing of that database can be waited for meanwhile.
+    Opener,
     /// The keeper. No commit waits for the files that it writes, so a slow disk is no reason to stop acknowledging; a dead one is.
     Keeper,
 }
 
-/// How many stall timeouts a call of the keeper may take.
-const KEEPERS_PATIENCE: u32 = 6;
+/// How many stall timeouts a call of the keeper, or opening a database, may take.
+const LONG_PATIENCE: u32 = 6;
 
 /// After which part of the stall timeout a flush that has not returned is roused.
 const ROUSED_AFTER: u32 = 4;
@@ -87,6 +90,7 @@ struct State {
 struct UnderWay {
     since: Instant,
     what: &'static str,
+    caller: Caller,
     patience: Duration,
     /// Taken when it is used.
     rouser: Option<Arc<Rouser>>,
@@ -148,13 +152,16 @@ impl Watchdog {
         let under_way = {
             let mut state = self.state();
             let id = state.take_id();
-            let patience = if caller == Caller::Keeper { KEEPERS_PATIENCE * self.stall_timeout } else { self.stall_timeout };
-            state.calls.insert(id, UnderWay { since: Instant::now(), what, patience, rouser });
+            let patience = match caller {
+                Caller::Keeper | Caller::Opener => LONG_PATIENCE * self.stall_timeout,
+                Caller::Committer | Caller::Reader => self.stall_timeout,
+            };
+            state.calls.insert(id, UnderWay { since: Instant::now(), what, caller, patience, rouser });
             Call { watchdog: self, id }
         };
         let result = call();
         drop(under_way);
-        if caller == Caller::Committer {
+        if matches!(caller, Caller::Committer | Caller::Opener) {
             note_progress();
         }
         result
@@ -254,7 +261,8 @@ impl Watchdog {
         let stuck = stuck.map(|call| (call.what, call.patience.as_secs_f32()));
         // The keeper's own calls are watched; only a job in the committers' line can wait without any call being under way.
         let overdue = |waiter: &Waiter| waiter.from != Caller::Keeper && now.duration_since(waiter.since) > self.stall_timeout;
-        let starved = state.waiting.values().any(overdue) && since_progress() > self.stall_timeout;
+        let opens = state.calls.values().any(|call| call.caller == Caller::Opener);
+        let starved = !opens && state.waiting.values().any(overdue) && since_progress() > self.stall_timeout;
         let hanging = state.poison.as_ref().and_then(|poison| poison.stalled);
         let reason = match stuck {
             _ if hanging.is_some() => None,
@@ -455,6 +463,18 @@ mod tests {
         drop(ticket);
         assert!(matches!(block_on(answer.wait()), Err(StorageError::Closed)));
         assert!(watchdog.close().is_ok());
+    }
+
+    #[test]
+    fn opening_a_database_may_take_longer_and_whoever_waits_for_it_waits() {
+        let watchdog = Watchdog::start(Duration::from_millis(100)).unwrap();
+        let (owed, answer) = watchdog.ticket::<()>(Caller::Committer).unwrap();
+        watchdog.call(Caller::Opener, "opening a database", || std::thread::sleep(Duration::from_millis(350)));
+        assert!(watchdog.poisoned().is_none());
+        owed.answer(Ok(()));
+        block_on(answer.wait()).unwrap();
+        watchdog.call(Caller::Opener, "opening a database", || std::thread::sleep(Duration::from_millis(900)));
+        assert!(watchdog.poisoned().unwrap().contains("opening a database took more than 0.6 s"));
     }
 
     #[test]
