@@ -48,7 +48,7 @@ pub(super) enum Caller {
     /// The thread that reads.
     Reader,
     /// A committer that opens a database. After a kill sled reads the log from its last snapshot on, so how long that takes depends on how
-    /// much was written, not on whether the disk answers; nothing of that database can be waited for meanwhile.
+    /// much was written, not on whether the disk answers. Whoever waits for that database waits as long.
     Opener,
     /// The keeper. No commit waits for the files that it writes, so a slow disk is no reason to stop acknowledging; a dead one is.
     Keeper,
