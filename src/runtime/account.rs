@@ -17,23 +17,21 @@ use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
-use crate::domain::error::{Damaged, Error, Item, VaultPart};
-use crate::domain::{Keyring, Plaintext};
+use crate::domain::error::{Error, Item};
+use crate::domain::{Keyring, OpenFailed, Plaintext};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
 use crate::runtime::events::EventKind;
 use crate::runtime::flights::Flights;
+use crate::runtime::loading::{self, KEYS};
 use crate::runtime::notes::Notes;
 use crate::runtime::pending::Pending;
 use crate::runtime::view::AccountView;
-use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, Storage, StorageError, Tree};
+use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
 
 /// What everybody hears of an account that is not there (any more).
 pub(crate) const GONE: Error = Error::NotFound { what: Item::LinkedAccount };
-
-/// Rows read in one step of a scan.
-const SCAN_STEP: usize = 256;
 
 /// How many entries may wait for the account's next commit before a request has to make one for them.
 pub(crate) const MAX_PENDING: usize = 512;
@@ -175,23 +173,25 @@ impl Account {
 
     /// Unwraps the account's keys for the length of one closure, and wipes them.
     pub(crate) fn with_keys<R>(&self, work: impl FnOnce(&AccountState, &AccountKeys) -> Result<R, Error>) -> Result<R, Error> {
-        let loaded = self.loaded.borrow();
-        let loaded = loaded.as_ref().ok_or(Error::Internal { doing: "using an account that is not loaded" })?;
-        let keys = self.unwrap(&loaded.state.facts.wrapped)?;
-        #[cfg(any(test, feature = "testing"))]
-        assert!(!self.panic_next.replace(false), "asked to panic by a test");
-        work(&loaded.state, &keys)
+        self.with_unwrapped(AccountKeys::unwrap, work)
     }
 
-    /// What [`with_keys`](Self::with_keys) does, for what only opens records.
+    /// [`with_keys`](Self::with_keys) for what only opens records.
     pub(crate) fn with_record_keys<R>(
         &self,
         work: impl FnOnce(&AccountState, &RecordKeys) -> Result<R, Error>,
     ) -> Result<R, Error> {
+        self.with_unwrapped(RecordKeys::unwrap, work)
+    }
+
+    fn with_unwrapped<K, R>(
+        &self,
+        unwrap: impl FnOnce(&Keyring, &Owner, &WrappedKeys) -> Result<K, OpenFailed>,
+        work: impl FnOnce(&AccountState, &K) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let loaded = self.loaded.borrow();
         let loaded = loaded.as_ref().ok_or(Error::Internal { doing: "using an account that is not loaded" })?;
-        let keys = RecordKeys::unwrap(&self.core.keyring, &self.owner, &loaded.state.facts.wrapped)
-            .map_err(|_| self.damaged(Damage("the account's keys do not open")))?;
+        let keys = unwrap(&self.core.keyring, &self.owner, &loaded.state.facts.wrapped).map_err(|_| self.damaged(KEYS))?;
         #[cfg(any(test, feature = "testing"))]
         assert!(!self.panic_next.replace(false), "asked to panic by a test");
         work(&loaded.state, &keys)
@@ -408,7 +408,7 @@ impl Account {
 
     /// Everything about damage to this account's rows that a caller may know.
     pub(crate) fn damaged(&self, damage: Damage) -> Error {
-        Error::Corrupted(damaged(self.shard, self.owner.handle, damage))
+        Error::Corrupted(loading::damaged(self.shard, self.owner.handle, damage))
     }
 
     pub(crate) fn tree(&self) -> Result<Arc<dyn Tree>, Error> {
@@ -462,55 +462,9 @@ impl Account {
     }
 
     async fn load_proven(&self) -> Result<Loaded, Error> {
-        let (tree, state) = load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
+        let (tree, state) = loading::load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
         Ok(Loaded { tree, state, credentials: SealedCredentials::default() })
     }
-
-    fn unwrap(&self, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
-        unwrap(&self.core.keyring, self.shard, &self.owner, wrapped)
-    }
-}
-
-/// Reads an account's rows and proves that they are the ones last acknowledged.
-pub(crate) async fn load_proven(
-    storage: &dyn Storage,
-    keyring: &Keyring,
-    shard: ShardId,
-    owner: Owner,
-) -> Result<(Arc<dyn Tree>, AccountState), Error> {
-    let damaged = |damage| damaged(shard, owner.handle, damage);
-    let tree = match storage.tree(shard, owner.handle).await {
-        Ok(tree) => tree,
-        // The directory proved that the account exists.
-        Err(StorageError::NoTree) => return Err(Error::Corrupted(damaged(Damage("the account's tree is missing")))),
-        Err(error) => return Err(error.into()),
-    };
-    let mut rows = Vec::new();
-    for (start, end) in RecordKey::covered_ranges() {
-        scan_all(tree.as_ref(), start, end, &mut rows).await?;
-    }
-    let state = AccountState::load(keyring, owner, &rows).map_err(|damage| Error::Corrupted(damaged(damage)))?;
-    if tree.anchored(Mark::Account).is_some_and(|anchored| state.facts.sequence < anchored.sequence) {
-        return Err(Error::RolledBack(damaged(Damage("the account is older than its anchor"))));
-    }
-    let last = state.facts.audit.last_segment;
-    if last != 0 {
-        let sealed = tree.load(&RecordKey::Audit(last).to_bytes()).await?;
-        let keys = unwrap(keyring, shard, &owner, &state.facts.wrapped)?;
-        state.prove_last_segment(&keys, sealed.as_deref()).map_err(|damage| Error::Corrupted(damaged(damage)))?;
-    }
-    Ok((tree, state))
-}
-
-/// Unwraps the keys of an account.
-pub(crate) fn unwrap(keyring: &Keyring, shard: ShardId, owner: &Owner, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
-    let failed = Damage("the account's keys do not open");
-    AccountKeys::unwrap(keyring, owner, wrapped).map_err(|_| Error::Corrupted(damaged(shard, owner.handle, failed)))
-}
-
-/// What is told of damage to one account's rows.
-pub(crate) fn damaged(shard: ShardId, handle: AccountHandle, damage: Damage) -> Damaged {
-    Damaged { part: VaultPart::Shard(shard), accounts: vec![handle], detail: damage.0.into() }
 }
 
 /// A commit under way. It ends on drop, so that no reader waits for one that panicked.
@@ -527,21 +481,5 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.committing.set(false);
         self.0.committed.notify(usize::MAX);
-    }
-}
-
-/// Reads a whole range in steps.
-pub(crate) async fn scan_all(tree: &dyn Tree, start: &[u8], end: &[u8], rows: &mut Vec<Row>) -> Result<(), Error> {
-    let mut start = start.to_vec();
-    loop {
-        let step = tree.scan(&start, end, SCAN_STEP).await?;
-        let last = step.len() < SCAN_STEP;
-        if let Some((key, _)) = step.last() {
-            start = [key.as_slice(), &[0]].concat();
-        }
-        rows.extend(step);
-        if last {
-            return Ok(());
-        }
     }
 }

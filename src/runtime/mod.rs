@@ -17,6 +17,7 @@ pub(crate) mod key_table;
 pub(crate) mod lifecycle;
 mod limits;
 pub(crate) mod listing;
+mod loading;
 mod notes;
 pub(crate) mod ops;
 mod pending;

@@ -16,10 +16,11 @@ use crate::domain::grants::Permission;
 use crate::domain::oauth::refresh::{RefreshState, Renewal};
 use crate::domain::random_connection_id;
 use crate::ids::{ConnectionId, ProviderName, check_text};
-use crate::runtime::account::{Account, scan_all};
+use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::events::EventKind;
+use crate::runtime::loading::scan_all;
 use crate::runtime::refresh::{announce, phase, read_refresh};
 use crate::storage::Row;
 

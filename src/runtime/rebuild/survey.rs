@@ -12,9 +12,9 @@ use crate::domain::directory::{ACCOUNT_BUCKETS, AccountRow, CONTROL_BUCKET, Hand
 use crate::domain::error::{Damaged, Error, OpenError, VaultPart};
 use crate::domain::{Keyring, Plaintext, WrapPurpose};
 use crate::ids::{AccountHandle, Environment, ShardId};
-use crate::runtime::account::{damaged, load_proven, unwrap};
 use crate::runtime::directory::Directory;
 use crate::runtime::environment::verify_api_key_audit;
+use crate::runtime::loading::{damaged, load_proven, unwrap};
 use crate::runtime::rebuild::report::{Carried, RebuildReport};
 use crate::storage::{Rebuilding, Storage};
 
