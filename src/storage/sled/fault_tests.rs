@@ -214,6 +214,29 @@ fn commits_of_many_accounts_share_a_sync() {
 }
 
 #[test]
+fn a_flush_that_fails_in_the_middle_of_a_turn_tells_everybody_of_the_turn_why() {
+    let bench = Bench::new();
+    let storage = bench.open();
+    let trees: Vec<_> = (0..100).map(|number| create(&*storage, number).1).collect();
+    // The first one keeps the committer busy until all others wait; together they need several flushes.
+    bench.options.faults.stall_nth_sync(1, Duration::from_millis(300));
+    bench.options.faults.fail_nth_flush(2);
+    let mut commits: Vec<_> = trees.iter().map(|tree| tree.commit(commit(1, &[(b"k", &[7; 2000])]))).collect();
+    for (number, commit) in commits.iter_mut().enumerate() {
+        assert!(block_on(futures_lite::future::poll_once(commit)).is_none());
+        if number == 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let outcomes: Vec<_> = commits.into_iter().map(block_on).collect();
+    let acknowledged = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(acknowledged, 1, "before the flush that failed");
+    for outcome in outcomes.into_iter().filter_map(Result::err) {
+        assert!(matches!(&outcome, StorageError::Poisoned(reason) if reason.contains("a failed flush")), "{outcome:?}");
+    }
+}
+
+#[test]
 fn commits_of_one_account_stay_in_their_order() {
     let bench = Bench::new();
     let storage = bench.open();

@@ -17,6 +17,8 @@ pub struct StorageFaults {
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Default)]
 struct Plan {
+    flushes: u64,
+    fail_flush_at: Option<u64>,
     syncs: u64,
     fail_at: Option<u64>,
     stall_at: Option<(u64, Duration)>,
@@ -43,6 +45,20 @@ impl StorageFaults {
             }
             if fail.is_some() {
                 return Err(io::Error::other("a failed sync that a test asked for"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Called before a turn of commits flushes a database.
+    pub(super) fn before_flush(&self) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            plan.flushes += 1;
+            let now = plan.flushes;
+            if plan.fail_flush_at.take_if(|at| *at == now).is_some() {
+                return Err(io::Error::other("a failed flush that a test asked for"));
             }
         }
         Ok(())
@@ -91,6 +107,11 @@ impl StorageFaults {
     /// Lets the `nth` sync from now fail (1 = the next one).
     pub fn fail_nth_sync(&self, nth: u64) {
         self.change(|plan| plan.fail_at = Some(plan.syncs.saturating_add(nth)));
+    }
+
+    /// Lets the `nth` flush of a turn of commits from now fail (1 = the next one).
+    pub fn fail_nth_flush(&self, nth: u64) {
+        self.change(|plan| plan.fail_flush_at = Some(plan.flushes.saturating_add(nth)));
     }
 
     /// Lets the `nth` sync from now hang for a while (1 = the next one).

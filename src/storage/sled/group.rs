@@ -39,6 +39,8 @@ pub(super) enum Committed {
 /// What a turn writes.
 #[derive(Default)]
 struct Group {
+    /// Not looked at yet.
+    waiting: std::vec::IntoIter<CommitJob>,
     /// Checked, and applied with the next batch.
     batch: Vec<CommitJob>,
     /// Applied, and not yet answered.
@@ -79,9 +81,9 @@ impl Lane {
             Err(error) => return jobs.into_iter().for_each(|job| job.ticket.answer(Err(error.clone()))),
         };
         self.settling.begin(jobs.iter().map(|job| job.tree.clone()));
-        let mut group = Group::default();
-        // Who waits is answered by the poison, before the group is dropped.
-        if let Err(failure) = self.write(&database, &mut group, jobs) {
+        let mut group = Group { waiting: jobs.into_iter(), ..Group::default() };
+        if let Err(failure) = self.write(&database, &mut group) {
+            // Who waits is answered by the poison, before the group is dropped.
             return self.poison("writing to", &failure);
         }
         drop(database);
@@ -97,25 +99,28 @@ impl Lane {
         }
     }
 
-    /// Writes what of a group can be written, and syncs it. An error leaves unknown what is durable.
-    fn write(&self, database: &Database, group: &mut Group, jobs: Vec<CommitJob>) -> Result<(), Failure> {
+    /// Writes what of a group can be written, and syncs it. An error leaves unknown what is durable; whoever was not answered is still in
+    /// the group then.
+    fn write(&self, database: &Database, group: &mut Group) -> Result<(), Failure> {
         let (mut bytes, mut commits) = (0, 0);
-        for job in jobs {
-            let full = commits > 0 && (bytes + job.cost() > FLUSH_BYTES || commits == FLUSH_COMMITS);
-            if full || group.meets(&job) {
+        while let Some(next) = group.waiting.as_slice().first() {
+            let cost = next.cost();
+            let full = commits > 0 && (bytes + cost > FLUSH_BYTES || commits == FLUSH_COMMITS);
+            if full || group.meets(next) {
                 self.apply(database, group)?;
             }
             if full {
                 (bytes, commits) = (0, 0);
-                self.core.watchdog.flush(database, "flushing a database")?;
+                self.flush(database)?;
             }
+            let Some(job) = group.waiting.next() else { break };
             if let Some(failure) = &group.broken {
                 job.ticket.answer(Err(self.unusable(failure)));
                 continue;
             }
-            bytes += job.cost();
+            bytes += cost;
             commits += 1;
-            match self.call("reading a database", || self.check(database, &job)) {
+            match self.call("writing to a database", || self.check(database, &job)) {
                 Ok(()) => group.batch.push(job),
                 Err(Refusal::This(error)) => job.ticket.answer(Err(error)),
                 Err(Refusal::NoRoom) => job.ticket.answer(Ok(Committed::NoRoom)),
@@ -132,13 +137,18 @@ impl Lane {
         self.apply(database, group)?;
         if !group.applied.is_empty() {
             // Durable = flush + our own fdatasync. A failed one is never tried again: the kernel may have dropped the pages.
-            self.core.watchdog.flush(database, "flushing a database")?;
+            self.flush(database)?;
             self.call("syncing a database", || {
                 self.core.options.faults.before_sync()?;
                 database.sync()
             })?;
         }
         Ok(())
+    }
+
+    fn flush(&self, database: &Database) -> Result<(), Failure> {
+        self.core.options.faults.before_flush()?;
+        self.core.watchdog.flush(database, "flushing a database")
     }
 
     /// Whether a commit can be applied. Makes its tree if it is to be made.
