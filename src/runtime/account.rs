@@ -208,8 +208,9 @@ impl Account {
         let Some((plain, sealed)) = self.read_with_sealed(RecordKey::Secret(id)).await? else { return Ok(None) };
         let mut loaded = self.loaded.borrow_mut();
         // A change that is under way drops what it makes outdated when it ends.
-        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at) {
-            loaded.credentials.keep(&loaded.state, id, sealed);
+        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at)
+            && loaded.credentials.keep(&loaded.state, id, sealed)
+        {
             self.view.store(Some(loaded.view()));
         }
         Ok(Some(plain))

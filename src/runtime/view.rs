@@ -1,5 +1,5 @@
-//! What minting and checking a session token and revealing a credential need, published by the account's actor: all run on their caller's thread, without a
-//! hop, and see a revocation before the call that made it returns.
+//! What minting and checking a session token and revealing a credential need, published by the account's actor: all run on their
+//! caller's thread, without a hop, and see a revocation before the call that made it returns.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -41,22 +41,23 @@ impl SealedCredentials {
         self.0.iter().find(|kept| kept.connection == connection)
     }
 
-    /// Keeps what was just opened as the current version, if it is small enough; others go for it, the oldest first. The caller has seen
-    /// that the connection is not disabled.
-    pub(crate) fn keep(&mut self, state: &AccountState, connection: ConnectionId, sealed: Vec<u8>) {
-        self.0.retain(|kept| kept.connection != connection);
-        let Some(stamp) = state.stamp(RecordKey::Secret(connection)) else { return };
+    /// Keeps what was just opened as the current version, if it is small enough; others go for it, the oldest first. Whether it does. The
+    /// caller has seen that the connection is not disabled.
+    pub(crate) fn keep(&mut self, state: &AccountState, connection: ConnectionId, sealed: Vec<u8>) -> bool {
+        let Some(stamp) = state.stamp(RecordKey::Secret(connection)) else { return false };
         // While the account key is rotated, two of them are alive; the view has one.
         if stamp.key_version != state.facts.key_version
             || state.facts.wrapped.previous_account.is_some()
             || sealed.len() > MAX_KEPT_BYTES
         {
-            return;
+            return false;
         }
+        self.0.retain(|kept| kept.connection != connection);
         while self.0.iter().map(|kept| kept.sealed.len()).sum::<usize>() + sealed.len() > MAX_KEPT_BYTES {
             self.0.remove(0);
         }
         self.0.push(Arc::new(SealedCredential { connection, stamp, sealed: sealed.into() }));
+        true
     }
 
     /// Forgets what a change makes outdated: credentials that it replaces or removes, and those of connections that it disables.
