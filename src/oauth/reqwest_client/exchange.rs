@@ -14,7 +14,7 @@ use http::{Request, Response};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::Running;
+use super::{Running, leave_nothing_on_the_stack};
 use crate::oauth::http::{HttpError, HttpLimits, RequestBody, ResponseBody};
 
 /// A request under way. Dropping it ends the exchange.
@@ -63,6 +63,8 @@ async fn run(
         Ok(Err(error)) => return Err(classified(&error)),
         Ok(Ok(answer)) => answer,
     };
+    // Before anybody has the answer, and not only when the thread goes to sleep.
+    leave_nothing_on_the_stack();
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = answer.status();
     *response.version_mut() = answer.version();
