@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 /// First byte of every encoded value. Another codec gets another number, and both stay readable.
 const BINCODE_2: u8 = 1;
 
+/// Most encoded values are no larger, so that their buffers need not grow.
+const USUAL: usize = 128;
+
 /// No encoded value is larger; a length prefix above it is refused before anything is allocated.
 const LIMIT: usize = 128 * 1024;
 
@@ -19,9 +22,15 @@ pub(crate) struct CodecError(&'static str);
 
 /// Encodes a value that is not secret.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![BINCODE_2];
-    bincode::serde::encode_into_writer(value, Appender(&mut bytes), config()).map_err(|_| CodecError("not encodable"))?;
+    let mut bytes = Vec::with_capacity(USUAL);
+    encode_into(value, &mut bytes)?;
     Ok(bytes)
+}
+
+/// [`encode`] at the end of a buffer.
+pub(crate) fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    bytes.push(BINCODE_2);
+    bincode::serde::encode_into_writer(value, Appender(bytes), config()).map_err(|_| CodecError("not encodable"))
 }
 
 /// Decodes what [`encode`] made; bytes left over are an error.

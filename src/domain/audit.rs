@@ -238,6 +238,13 @@ struct Segment {
     links: Vec<[u8; 32]>,
 }
 
+/// What a [`Segment`] is written from: the same bytes, without a copy of every entry.
+#[derive(Serialize)]
+struct SegmentOf<'a> {
+    entries: &'a [NewEntry],
+    links: Vec<[u8; 32]>,
+}
+
 /// Appends an entry; one more refusal of the same kind in a row only raises the count, so that a flood of bad tokens can't flood
 /// the audit.
 pub(crate) fn append(entries: &mut Vec<NewEntry>, entry: NewEntry) {
@@ -263,11 +270,12 @@ pub(crate) fn encode_segment(
 ) -> Result<(Vec<u8>, [u8; 32]), CodecError> {
     let mut last = *before;
     let mut links = Vec::with_capacity(entries.len());
+    let mut encoded = Vec::new();
     for (sequence, entry) in (first..).zip(entries) {
-        last = link(&mac, &last, sequence, entry)?;
+        last = link(&mac, &last, sequence, entry, &mut encoded)?;
         links.push(last);
     }
-    Ok((codec::encode(&Segment { entries: entries.to_vec(), links })?, last))
+    Ok((codec::encode(&SegmentOf { entries, links })?, last))
 }
 
 /// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
@@ -314,9 +322,10 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         if segment.entries.len() != segment.links.len() || segment.entries.is_empty() {
             return Err(broken);
         }
+        let mut encoded = Vec::new();
         for (entry, stored) in segment.entries.iter().zip(&segment.links) {
             let broken = BrokenLink { sequence: self.next };
-            self.link = link(&self.mac, &self.link, self.next, entry).map_err(|_| broken)?;
+            self.link = link(&self.mac, &self.link, self.next, entry, &mut encoded).map_err(|_| broken)?;
             if self.link != *stored {
                 return Err(broken);
             }
@@ -339,8 +348,17 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
     }
 }
 
-fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, entry: &NewEntry) -> Result<[u8; 32], CodecError> {
-    Ok(mac(&[before, &sequence.to_be_bytes(), &codec::encode(entry)?]))
+/// The link of an entry; `encoded` is a buffer that is used again for the next one.
+fn link(
+    mac: impl Fn(&[&[u8]]) -> [u8; 32],
+    before: &[u8; 32],
+    sequence: u64,
+    entry: &NewEntry,
+    encoded: &mut Vec<u8>,
+) -> Result<[u8; 32], CodecError> {
+    encoded.clear();
+    codec::encode_into(entry, encoded)?;
+    Ok(mac(&[before, &sequence.to_be_bytes(), encoded]))
 }
 
 #[cfg(test)]

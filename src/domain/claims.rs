@@ -110,7 +110,7 @@ impl SessionOptions {
     }
 
     /// The claims of a new token with these options.
-    pub(crate) fn claims(self, now: Timestamp, epoch: u64) -> Result<SessionClaims, InvalidSessionOptions> {
+    pub(crate) fn claims(&self, now: Timestamp, epoch: u64) -> Result<SessionClaims, InvalidSessionOptions> {
         if !(MIN_LIFETIME..=MAX_LIFETIME).contains(&self.lifetime) {
             return Err(InvalidSessionOptions::Lifetime);
         }
@@ -121,7 +121,7 @@ impl SessionOptions {
         if let Some(subject) = &self.subject {
             check_text("session subject", subject, MAX_SUBJECT_BYTES)?;
         }
-        let (providers, origins) = (sorted(self.providers), sorted(origins));
+        let (providers, origins) = (sorted(self.providers.clone()), sorted(origins));
         if providers.len() > MAX_PROVIDERS {
             return Err(InvalidSessionOptions::TooManyProviders { limit: MAX_PROVIDERS });
         }
@@ -137,7 +137,7 @@ impl SessionOptions {
             single_use: self.single_use,
             providers,
             origins,
-            subject: self.subject,
+            subject: self.subject.clone(),
         })
     }
 }

@@ -174,9 +174,11 @@ fn text(environment: Environment, raw: &[u8]) -> SessionToken {
 
 fn aad(vault: &VaultId, environment: Environment, handle: &AccountHandle) -> [u8; AAD_BYTES] {
     let mut aad = [0; AAD_BYTES];
-    let parts: [&[u8]; 5] = [AAD_LABEL, &[VERSION], vault.as_bytes(), &[environment.byte()], handle.as_bytes()];
-    for (place, byte) in aad.iter_mut().zip(parts.into_iter().flatten()) {
-        *place = *byte;
+    let mut rest = &mut aad[..];
+    for part in [&AAD_LABEL[..], &[VERSION], vault.as_bytes(), &[environment.byte()], handle.as_bytes()] {
+        let (place, after) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part);
+        rest = after;
     }
     aad
 }

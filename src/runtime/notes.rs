@@ -50,7 +50,9 @@ pub(crate) struct Listed {
 impl Listed {
     /// Adds an account. True when nobody is going to take it yet: the caller sees to it.
     pub(crate) fn add(&self, notes: &Arc<Notes>) -> bool {
-        if notes.listed.swap(true, Ordering::AcqRel) {
+        // Read first, which is cheaper: whoever takes the list says so before it takes the notes, so that a note which comes too late
+        // for that finds the account not listed.
+        if notes.listed.load(Ordering::Acquire) || notes.listed.swap(true, Ordering::AcqRel) {
             return false;
         }
         let part = usize::from(notes.handle.as_bytes()[9]) % PARTS;

@@ -10,9 +10,9 @@ use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
 use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
-use crate::domain::{WrapPurpose, wiping_stack};
+use crate::domain::{PRIMITIVE_STACK, WrapPurpose, wiping_stack};
 use crate::ids::{AccountHandle, Environment};
-use crate::runtime::actor::{Operation as _, REQUEST_STACK};
+use crate::runtime::actor::Operation as _;
 use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
 use crate::runtime::events::EventKind;
@@ -24,6 +24,9 @@ use crate::runtime::view::AccountView;
 use crate::secret::SessionToken;
 
 const DOING: &str = "opening a session";
+
+/// How much of the stack is wiped after a token was sealed or opened: what the primitives use, and room for the frames above them.
+const TOKEN_STACK: usize = PRIMITIVE_STACK * 3 / 2;
 
 impl Core {
     /// Checks a token and finds its account. Every refusal is [`Error::InvalidToken`]; the reason stands in the account's audit.
@@ -70,9 +73,9 @@ impl Core {
     ) -> Result<MintedToken, Error> {
         let now = self.clock.now();
         if let Some(ready) = Ready::find(self, &handle, key, &Mint::NEEDS, now) {
-            let claims = options.clone().claims(now, ready.view.epoch)?;
+            let claims = options.claims(now, ready.view.epoch)?;
             let sealed =
-                catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
+                catch_unwind(AssertUnwindSafe(|| wiping_stack::<TOKEN_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
             let sealed = sealed.map_err(|_| Error::Internal { doing: Mint::DOING })?;
             // Asked again: a key that is revoked by now, or an account that is disabled, gets nothing.
             if let Some(token) = sealed
@@ -108,12 +111,12 @@ impl Core {
         if parts.environment != owner.environment {
             return Err(forged);
         }
-        let key = self
-            .keyring
-            .unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &view.wrapped_token_key)
-            .map_err(|_| forged.clone())?;
-        let claims = parts.open(&key, &owner.vault).map_err(|_| forged)?;
-        drop(key);
+        let claims = wiping_stack::<TOKEN_STACK, _>(|| {
+            let key =
+                self.keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &view.wrapped_token_key).ok()?;
+            parts.open(&key, &owner.vault).ok()
+        });
+        let claims = claims.ok_or(forged)?;
         let facts =
             TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent.get(&claims.id).map(|token| token.spent) };
         let reason = match session_token::check(&claims, &facts, self.clock.now()) {
