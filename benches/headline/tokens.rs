@@ -7,11 +7,14 @@ use std::time::Duration;
 use anchorhold::{Grant, SessionOptions};
 
 use crate::rivals;
-use crate::world::{World, figure, per_second, rounds};
+use crate::world::{World, figure, per_second, rounds, wait_until_idle};
 
 const TASKS: usize = 256;
 const ACCOUNTS: usize = 10_000;
 const ROUND: Duration = Duration::from_millis(1500);
+
+/// Longer than what the journal takes before it is merged, so that a round pays for merging too.
+const OUR_ROUND: Duration = Duration::from_secs(4);
 
 pub fn against_jwt() {
     against("jwt", rivals::jsonwebtoken());
@@ -49,7 +52,7 @@ fn against(rival: &str, roundtrip: impl Fn(usize) + Send + Sync + 'static) {
     );
     let ours = || {
         let workers = Arc::clone(&workers);
-        per_second(&world.runtime, TASKS, ROUND, move |task, turn| {
+        per_second(&world.runtime, TASKS, OUR_ROUND, move |task, turn| {
             let worker = Arc::clone(&workers[task]);
             async move {
                 let (vault, accounts) = &*worker;
@@ -64,6 +67,8 @@ fn against(rival: &str, roundtrip: impl Fn(usize) + Send + Sync + 'static) {
     let roundtrip = Arc::new(roundtrip);
     let theirs = || {
         let roundtrip = Arc::clone(&roundtrip);
+        // What the vault's own threads still merge when a round is over is not the rival's to wait for.
+        wait_until_idle();
         per_second(&world.runtime, TASKS, ROUND, move |task, turn| {
             roundtrip((task + turn * TASKS) % ACCOUNTS);
             tokio::task::yield_now()
