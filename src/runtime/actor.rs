@@ -158,8 +158,8 @@ impl<O: Operation> Job for Task<O> {
     }
 }
 
-/// How much of the stack is wiped after each step of a request. The primitives wipe what they use themselves; this is for what
-/// the layers between leave.
+/// How much of the stack is wiped after each step of a request: what the layers and the primitives in it leave. A primitive that reaches
+/// further down wipes for itself.
 pub(crate) const REQUEST_STACK: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 8 * 1024 };
 
 /// A request, each step of which wipes the stack that it used.
