@@ -30,7 +30,42 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// [`encode`] at the end of a buffer.
 pub(crate) fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
     bytes.push(BINCODE_2);
+    put(value, bytes)
+}
+
+fn put<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
     bincode::serde::encode_into_writer(value, Appender(bytes), config()).map_err(|_| CodecError("not encodable"))
+}
+
+/// An encoded value that is put together of parts, some of which are encoded already. What comes out is what [`encode`] makes of the whole.
+pub(crate) struct Parts(Vec<u8>);
+
+impl Parts {
+    /// A buffer for about so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut whole = Vec::with_capacity(1 + bytes);
+        whole.push(BINCODE_2);
+        Self(whole)
+    }
+
+    /// A number, or how many values of a sequence follow.
+    pub(crate) fn number(&mut self, number: u64) -> Result<(), CodecError> {
+        put(&number, &mut self.0)
+    }
+
+    /// A value that [`encode`] encoded.
+    pub(crate) fn encoded(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(value.get(1..).unwrap_or_default());
+    }
+
+    /// Bytes of an array, or parts that were put together before.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
 }
 
 /// Decodes what [`encode`] made; bytes left over are an error.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::codec::{self, CodecError};
 use crate::domain::denial::DenialReason;
+use crate::domain::entries::Slice;
 use crate::domain::oauth::refresh::{ReauthReason, RefreshFailure};
 use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTokenId};
 
@@ -223,6 +224,20 @@ pub(crate) struct NewEntry {
     pub(crate) target: Option<ConnectionId>,
 }
 
+impl NewEntry {
+    /// Counts a refusal into this entry, if this is the same refusal. Whether it is.
+    pub(crate) fn counts(&mut self, other: &NewEntry) -> bool {
+        let AuditAction::Denied { what: other_what, reason: other_reason, count: more } = &other.action else { return false };
+        let AuditAction::Denied { what, reason, count } = &mut self.action else { return false };
+        let same = self.actor == other.actor && self.target == other.target && what == other_what && reason == other_reason;
+        if same {
+            *count += more;
+            self.at = other.at;
+        }
+        same
+    }
+}
+
 #[cfg(feature = "testing")]
 impl From<AuditEntry> for NewEntry {
     fn from(entry: AuditEntry) -> Self {
@@ -238,44 +253,34 @@ struct Segment {
     links: Vec<[u8; 32]>,
 }
 
-/// What a [`Segment`] is written from: the same bytes, without a copy of every entry.
-#[derive(Serialize)]
-struct SegmentOf<'a> {
-    entries: &'a [NewEntry],
-    links: Vec<[u8; 32]>,
-}
-
 /// Appends an entry; one more refusal of the same kind in a row only raises the count, so that a flood of bad tokens can't flood
 /// the audit.
 pub(crate) fn append(entries: &mut Vec<NewEntry>, entry: NewEntry) {
-    if let (AuditAction::Denied { what, reason, count }, Some(last)) = (&entry.action, entries.last_mut())
-        && last.actor == entry.actor
-        && last.target == entry.target
-        && let AuditAction::Denied { what: last_what, reason: last_reason, count: last_count } = &mut last.action
-        && (what, reason) == (last_what, last_reason)
-    {
-        *last_count += count;
-        last.at = entry.at;
-        return;
+    if entries.last_mut().is_none_or(|last| !last.counts(&entry)) {
+        entries.push(entry);
     }
-    entries.push(entry);
 }
 
-/// Encodes consecutive entries as one segment; `mac` is the chain's keyed hash. Returns the last link too.
+/// Puts consecutive entries into one segment; `mac` is the chain's keyed hash. Returns the last link too.
 pub(crate) fn encode_segment(
     mac: impl Fn(&[&[u8]]) -> [u8; 32],
     first: u64,
     before: &[u8; 32],
-    entries: &[NewEntry],
+    entries: Slice<'_>,
 ) -> Result<(Vec<u8>, [u8; 32]), CodecError> {
+    const MORE: usize = 32;
     let mut last = *before;
-    let mut links = Vec::with_capacity(entries.len());
-    let mut encoded = Vec::new();
-    for (sequence, entry) in (first..).zip(entries) {
-        last = link(&mac, &last, sequence, entry, &mut encoded)?;
-        links.push(last);
+    let mut links = Vec::with_capacity(entries.len() * last.len());
+    let mut segment = codec::Parts::with_capacity(entries.bytes().len() + entries.len() * last.len() + MORE);
+    segment.number(entries.len() as u64)?;
+    for (sequence, (entry, _)) in (first..).zip(entries.iter()) {
+        last = link(&mac, &last, sequence, entry);
+        links.extend_from_slice(&last);
+        segment.encoded(entry);
     }
-    Ok((codec::encode(&SegmentOf { entries, links })?, last))
+    segment.number(entries.len() as u64)?;
+    segment.bytes(&links);
+    Ok((segment.finish(), last))
 }
 
 /// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
@@ -325,7 +330,9 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         let mut encoded = Vec::new();
         for (entry, stored) in segment.entries.iter().zip(&segment.links) {
             let broken = BrokenLink { sequence: self.next };
-            self.link = link(&self.mac, &self.link, self.next, entry, &mut encoded).map_err(|_| broken)?;
+            encoded.clear();
+            codec::encode_into(entry, &mut encoded).map_err(|_| broken)?;
+            self.link = link(&self.mac, &self.link, self.next, &encoded);
             if self.link != *stored {
                 return Err(broken);
             }
@@ -348,17 +355,9 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
     }
 }
 
-/// The link of an entry; `encoded` is a buffer that is used again for the next one.
-fn link(
-    mac: impl Fn(&[&[u8]]) -> [u8; 32],
-    before: &[u8; 32],
-    sequence: u64,
-    entry: &NewEntry,
-    encoded: &mut Vec<u8>,
-) -> Result<[u8; 32], CodecError> {
-    encoded.clear();
-    codec::encode_into(entry, encoded)?;
-    Ok(mac(&[before, &sequence.to_be_bytes(), encoded]))
+/// The link of an encoded entry.
+fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, entry: &[u8]) -> [u8; 32] {
+    mac(&[before, &sequence.to_be_bytes(), entry])
 }
 
 #[cfg(test)]
@@ -366,6 +365,7 @@ mod tests {
     use super::*;
     use crate::crypto::derive::Label;
     use crate::crypto::key::Key;
+    use crate::domain::entries::Entries;
 
     fn entry(at: u64, action: AuditAction) -> NewEntry {
         NewEntry { at: Timestamp::from_millis(at), actor: AuditActor::Host, action, target: None }
@@ -393,8 +393,13 @@ mod tests {
         let key = Key::random();
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
-        let (one, middle) = encode_segment(mac, 1, &[0; 32], &entries[..2]).unwrap();
-        let (two, end) = encode_segment(mac, 3, &middle, &entries[2..]).unwrap();
+        let encoded = Entries::of(&entries);
+        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.slice(0..2)).unwrap();
+        let (two, end) = encode_segment(mac, 3, &middle, encoded.slice(2..6)).unwrap();
+        // Put together of parts, and the same bytes as of the whole.
+        for plain in [&one, &two] {
+            assert_eq!(&codec::encode(&codec::decode::<Segment>(plain).unwrap()).unwrap(), plain);
+        }
         let check = |segments: &[(u64, &[u8])]| {
             let mut check = ChainCheck::new(mac, 1, [0; 32]);
             segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
@@ -409,7 +414,8 @@ mod tests {
         forged.entries[2].at = Timestamp::from_millis(99);
         assert_eq!(check(&[(1, &one), (3, &codec::encode(&forged).unwrap())]), Err(BrokenLink { sequence: 5 }));
         let (other, _) =
-            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, &entries[2..]).unwrap();
+            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, encoded.slice(2..6))
+                .unwrap();
         assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
     }
 }

@@ -6,11 +6,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::audit::{AuditAction, AuditActor, NewEntry};
+use crate::codec::{self, CodecError};
+use crate::domain::audit::{AuditAction, NewEntry};
+use crate::domain::entries::{Entries, Slice};
 use crate::ids::AccountHandle;
 
 /// About how many bytes one row of the journal has: well under what an engine takes.
 const ROW_BYTES: usize = 40 * 1024;
+
+/// No fewer than the bytes of a part beside its entries: handle, number and length.
+const MORE_BYTES: usize = 48;
 
 /// A row of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,51 +47,83 @@ pub(crate) fn notes(entry: &NewEntry) -> u64 {
     }
 }
 
-/// No fewer bytes than the entry and its link have when they are encoded.
-pub(crate) fn weight(entry: &NewEntry) -> usize {
-    /// Link, time, ids, tags and lengths.
-    const FIXED: usize = 112;
-    let actor = match &entry.actor {
-        AuditActor::Session { subject: Some(subject), .. } => subject.len(),
-        _ => 0,
-    };
-    let action = match &entry.action {
-        AuditAction::CredentialUsed { host } => host.len(),
-        AuditAction::Denied { what, .. } => what.len(),
-        AuditAction::ConnectFailed { provider, reason } => provider.len() + reason.len(),
-        AuditAction::ConnectBegun { provider }
-        | AuditAction::ProviderSet { provider }
-        | AuditAction::ProviderRemoved { provider }
-        | AuditAction::OAuthClientSet { provider } => provider.len(),
-        // No text is longer than what a provider may send as the name of its error.
-        AuditAction::RefreshFailed { .. } => 256,
-        _ => 0,
-    };
-    FIXED + actor + action
+/// Consecutive notes of one account that the journal does not have yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Unkept {
+    pub(crate) handle: AccountHandle,
+    /// The number of the first one.
+    pub(crate) first: u64,
+    pub(crate) entries: Entries,
+}
+
+impl Unkept {
+    /// The number of the note that comes next.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.entries.all().notes()
+    }
+}
+
+/// An encoded [`JournalRow`], and the accounts in it, each with the number of its next note.
+#[derive(Debug)]
+pub(crate) struct EncodedRow {
+    pub(crate) plain: Vec<u8>,
+    pub(crate) accounts: Vec<(AccountHandle, u64)>,
+}
+
+/// A row in the making.
+#[derive(Default)]
+struct Row {
+    parts: Vec<u8>,
+    accounts: Vec<(AccountHandle, u64)>,
+}
+
+impl Row {
+    fn add(&mut self, handle: AccountHandle, first: u64, entries: Slice<'_>) -> Result<(), CodecError> {
+        let mut part = codec::Parts::with_capacity(MORE_BYTES + entries.bytes().len());
+        part.bytes(handle.as_bytes());
+        part.number(first)?;
+        part.number(entries.len() as u64)?;
+        entries.iter().for_each(|(entry, _)| part.encoded(entry));
+        // Without the codec's version, which the whole row has.
+        self.parts.extend_from_slice(part.finish().get(1..).unwrap_or_default());
+        self.accounts.push((handle, first + entries.notes()));
+        Ok(())
+    }
+
+    fn finish(self) -> Result<EncodedRow, CodecError> {
+        let mut row = codec::Parts::with_capacity(MORE_BYTES + self.parts.len());
+        row.number(self.accounts.len() as u64)?;
+        row.bytes(&self.parts);
+        Ok(EncodedRow { plain: row.finish(), accounts: self.accounts })
+    }
 }
 
 /// Puts notes into rows, in order.
-pub(crate) fn rows(noted: impl IntoIterator<Item = Noted>) -> Vec<JournalRow> {
+pub(crate) fn rows(noted: impl IntoIterator<Item = Unkept>) -> Result<Vec<EncodedRow>, CodecError> {
     let mut rows = Vec::new();
-    let mut row = JournalRow { accounts: Vec::new() };
-    let mut bytes = 0;
+    let mut row = Row::default();
     for noted in noted {
-        let mut part = Noted { handle: noted.handle, first: noted.first, entries: Vec::new() };
-        for entry in noted.entries {
-            let weight = weight(&entry);
-            if bytes > 0 && bytes + weight > ROW_BYTES {
-                let next = Noted { handle: part.handle, first: part.next(), entries: Vec::new() };
-                row.accounts.extend(Some(std::mem::replace(&mut part, next)).filter(|part| !part.entries.is_empty()));
-                rows.push(std::mem::replace(&mut row, JournalRow { accounts: Vec::new() }));
-                bytes = 0;
+        let (mut rest, mut first) = (noted.entries.all(), noted.first);
+        while !rest.is_empty() {
+            let mut fitting = rest.fitting(ROW_BYTES.saturating_sub(row.parts.len() + MORE_BYTES), 0);
+            if fitting == 0 && row.accounts.is_empty() {
+                // No entry has more than a few hundred bytes.
+                fitting = 1;
             }
-            bytes += weight;
-            part.entries.push(entry);
+            if fitting == 0 {
+                rows.push(std::mem::take(&mut row).finish()?);
+                continue;
+            }
+            let (here, others) = rest.split_at(fitting);
+            row.add(noted.handle, first, here)?;
+            first += here.notes();
+            rest = others;
         }
-        row.accounts.extend(Some(part).filter(|part| !part.entries.is_empty()));
     }
-    rows.extend(Some(row).filter(|row| !row.accounts.is_empty()));
-    rows
+    if !row.accounts.is_empty() {
+        rows.push(row.finish()?);
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -95,7 +132,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::codec;
+    use crate::domain::audit::AuditActor;
     use crate::domain::denial::DenialReason;
 
     fn entry(kind: u8, length: usize) -> NewEntry {
@@ -120,11 +157,16 @@ mod tests {
                     entries: entries.iter().map(|(kind, length)| entry(*kind, *length)).collect(),
                 })
                 .collect();
-            let rows = rows(given.clone());
+            let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
+            let rows = rows(given.iter().map(unkept)).unwrap();
             let mut found: Vec<Noted> = Vec::new();
             for row in &rows {
-                prop_assert!(codec::encode(row).unwrap().len() <= 48 * 1024);
-                for part in &row.accounts {
+                prop_assert!(row.plain.len() <= ROW_BYTES + MORE_BYTES);
+                let read: JournalRow = codec::decode(&row.plain).unwrap();
+                prop_assert_eq!(&codec::encode(&read).unwrap(), &row.plain);
+                let accounts: Vec<_> = read.accounts.iter().map(|part| (part.handle, part.next())).collect();
+                prop_assert_eq!(&accounts, &row.accounts);
+                for part in &read.accounts {
                     prop_assert!(!part.entries.is_empty());
                     match found.last_mut() {
                         Some(last) if last.handle == part.handle => {

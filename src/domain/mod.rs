@@ -7,6 +7,7 @@ pub(crate) mod claims;
 pub(crate) mod credential;
 pub(crate) mod denial;
 pub(crate) mod directory;
+pub(crate) mod entries;
 pub(crate) mod error;
 #[cfg(test)]
 mod format_tests;

@@ -19,6 +19,7 @@ use crate::crypto::key::Key;
 use crate::domain::api_key::ApiKeyParts;
 use crate::domain::audit;
 use crate::domain::credential::{Credential, Revealed};
+use crate::domain::entries::Entries;
 use crate::domain::inject;
 use crate::domain::provider::ProviderSettings;
 use crate::domain::session_token::{self, SessionClaims, TokenParts};
@@ -115,7 +116,8 @@ pub fn provider_settings(bytes: &[u8]) -> Option<Vec<u8>> {
 pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
     let key = vector_key();
-    let (bytes, _) = audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], &entries).ok()?;
+    let (bytes, _) =
+        audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], Entries::of(&entries).all()).ok()?;
     Some(bytes)
 }
 

@@ -8,6 +8,7 @@ use crate::domain::api_key::{ApiKeyInfo, ApiKeyParts, ApiKeyRecord, CreatedApiKe
 use crate::domain::audit::{self, AuditAction, AuditActor, AuditEntry, BrokenLink, ChainCheck, NewEntry};
 use crate::domain::denial::DenialReason;
 use crate::domain::directory::{CONTROL_BUCKET, EnvironmentRow, RowName};
+use crate::domain::entries::Entries;
 use crate::domain::error::{Error, Item};
 use crate::domain::grants::Permissions;
 use crate::domain::oauth::client::OAuthClient;
@@ -350,7 +351,7 @@ impl Core {
     ) -> Result<(), Error> {
         let first = row.audit.next_sequence;
         let mac = |parts: &[&[u8]]| chain_mac(&self.keyring, environment, parts);
-        let (segment, last_link) = audit::encode_segment(mac, first, &row.audit.last_link, entries)
+        let (segment, last_link) = audit::encode_segment(mac, first, &row.audit.last_link, Entries::of(entries).all())
             .map_err(|_| Error::Internal { doing: "encoding an audit entry" })?;
         row.audit = ChainEnds { next_sequence: first + entries.len() as u64, last_link, last_segment: first, ..row.audit };
         change.put_bytes(RowName::AuditSegment(environment, first), &segment).await?;

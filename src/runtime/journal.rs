@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use crate::codec;
 use crate::domain::directory::{JOURNAL_BUCKET, RowName};
 use crate::domain::error::Error;
-use crate::domain::journal::{self, JournalRow, Noted};
+use crate::domain::journal::{self, JournalRow, Noted, Unkept};
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
@@ -177,19 +177,18 @@ impl Core {
     }
 
     /// Makes notes durable.
-    pub(crate) async fn write_journal(&self, noted: Vec<(ShardId, Noted)>) -> Result<(), Error> {
+    pub(crate) async fn write_journal(&self, noted: Vec<(ShardId, Unkept)>) -> Result<(), Error> {
         let shards: HashMap<_, _> = noted.iter().map(|(shard, noted)| (noted.handle, *shard)).collect();
-        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)) {
+        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)).map_err(|_| UNREADABLE)? {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
             let number = self.journal.index().next;
-            let plain = codec::encode(&row).map_err(|_| UNREADABLE)?;
-            change.put_bytes(RowName::Journal(number), &plain).await?;
+            change.put_bytes(RowName::Journal(number), &row.plain).await?;
             change.commit().await?;
-            let written = Written { at: self.uptime_millis(), bytes: plain.len() };
-            let accounts = row.accounts.iter().map(|noted| {
-                let shard = shards.get(&noted.handle).copied().unwrap_or(ShardId(0));
-                (noted.handle, shard, noted.next())
+            let written = Written { at: self.uptime_millis(), bytes: row.plain.len() };
+            let accounts = row.accounts.iter().map(|(handle, next)| {
+                let shard = shards.get(handle).copied().unwrap_or(ShardId(0));
+                (*handle, shard, *next)
             });
             self.journal.index().add(number, written, accounts);
         }
@@ -320,7 +319,7 @@ impl Core {
         let mut nexts = Vec::with_capacity(all.len());
         for notes in &all {
             let noted = notes.pending().hand_to_journal(notes.handle);
-            nexts.push(noted.as_ref().map(Noted::next));
+            nexts.push(noted.as_ref().map(Unkept::next));
             unkept.extend(noted.map(|noted| (notes.shard, noted)));
         }
         let written = self.write_journal(unkept).await;

@@ -4,41 +4,59 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::domain::audit::{self, AuditAction, NewEntry};
-use crate::domain::journal::{Noted, notes, weight};
+use crate::domain::audit::{AuditAction, NewEntry};
+use crate::domain::entries::{Entries, Slice};
+use crate::domain::journal::{Noted, Unkept, notes};
 use crate::ids::{AccountHandle, ConnectionId};
 
 /// How many bytes of entries that waited go into one commit: they fit beside the largest credential.
 const BYTES_PER_COMMIT: usize = 38_400;
 
+/// What an entry takes in a segment beside its encoding: its link, and its share of what the segment has.
+const MORE_BYTES: usize = 34;
+
 /// Entries in the order in which they happened, and when credentials were used.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    entries: Vec<NewEntry>,
+    entries: Entries,
+    /// The last one, if it is a refusal into which others may be counted: as long as it was handed to nobody.
+    refusal: Option<Box<NewEntry>>,
     /// The number of the first note in `entries`.
     first: u64,
     /// How many of the entries the journal has, and the number of the note after them.
     kept: usize,
     kept_next: u64,
-    /// No refusal is counted into an entry before this one: it was handed to a commit or to the journal as it is.
-    handed: usize,
     used: BTreeMap<ConnectionId, Timestamp>,
 }
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.used.is_empty()
+        self.len() == 0 && self.used.is_empty()
     }
 
     /// How many entries wait.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + usize::from(self.refusal.is_some())
     }
 
     /// Adds an entry, and remembers the use if it tells of one.
     pub(crate) fn note(&mut self, entry: NewEntry) {
         self.used.extend(use_of(&entry));
-        if self.handed < self.entries.len() { audit::append(&mut self.entries, entry) } else { self.entries.push(entry) }
+        if self.refusal.as_mut().is_some_and(|last| last.counts(&entry)) {
+            return;
+        }
+        self.freeze();
+        match entry.action {
+            AuditAction::Denied { .. } => self.refusal = Some(Box::new(entry)),
+            _ => self.entries.push(&entry),
+        }
+    }
+
+    /// Nothing is counted into any entry any more.
+    fn freeze(&mut self) {
+        if let Some(entry) = self.refusal.take() {
+            self.entries.push(&entry);
+        }
     }
 
     /// When the connection was last used, if its record may not say so yet.
@@ -58,7 +76,12 @@ impl Pending {
 
     /// Whether a use is known to nothing but the audit and this: its entry is committed, and its connection's record is not.
     pub(crate) fn has_bare_use(&self) -> bool {
-        self.used.keys().any(|used| !self.entries.iter().any(|entry| entry.target == Some(*used)))
+        if self.used.is_empty() {
+            return false;
+        }
+        // What was encoded here decodes; were it otherwise, the use would be written once too often.
+        let entries = self.entries.all().decode().unwrap_or_default();
+        self.used.keys().any(|used| !entries.iter().any(|entry| entry.target == Some(*used)))
     }
 
     /// The account was loaded: its audit has the notes up to this number, some of which may wait here because it was not known
@@ -66,15 +89,15 @@ impl Pending {
     pub(crate) fn settle(&mut self, noted: u64) {
         let mut known = 0;
         let mut next = self.first;
-        for entry in &self.entries {
-            if next + notes(entry) > noted + 1 {
+        for (_, notes) in self.entries.all().iter() {
+            if next + notes > noted + 1 {
                 break;
             }
-            next += notes(entry);
+            next += notes;
             known += 1;
         }
         self.remove(known);
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && self.refusal.is_none() {
             self.first = noted + 1;
             self.kept_next = noted + 1;
         }
@@ -90,30 +113,28 @@ impl Pending {
                 self.used.extend(use_of(&entry));
                 if number == self.kept_next {
                     self.kept_next += count;
-                    self.entries.push(entry);
+                    self.entries.push(&entry);
                 }
                 number += count;
             }
         }
         self.kept = self.entries.len();
-        self.handed = self.kept;
     }
 
     /// The entries for the next commit, oldest first: as many as fit into one beside whatever else it brings.
-    pub(crate) fn hand_to_commit(&mut self) -> &[NewEntry] {
-        let mut bytes = 0;
-        let fitting = self.entries.iter().take_while(|entry| {
-            bytes += weight(entry);
-            bytes <= BYTES_PER_COMMIT
-        });
-        let count = fitting.count();
-        self.handed = self.handed.max(count);
-        &self.entries[..count]
+    pub(crate) fn hand_to_commit(&mut self) -> Slice<'_> {
+        self.freeze();
+        self.entries.slice(0..self.fitting())
     }
 
     /// Whether the entries need more than one commit.
-    pub(crate) fn is_surplus(&self) -> bool {
-        self.entries.iter().map(weight).sum::<usize>() > BYTES_PER_COMMIT
+    pub(crate) fn is_surplus(&mut self) -> bool {
+        self.freeze();
+        self.fitting() < self.entries.len()
+    }
+
+    fn fitting(&self) -> usize {
+        self.entries.all().fitting(BYTES_PER_COMMIT, MORE_BYTES)
     }
 
     /// The first so many entries are in the audit.
@@ -122,28 +143,29 @@ impl Pending {
     }
 
     /// What the journal does not have yet.
-    pub(crate) fn hand_to_journal(&mut self, handle: AccountHandle) -> Option<Noted> {
-        let entries = self.entries.get(self.kept..).filter(|entries| !entries.is_empty())?.to_vec();
-        self.handed = self.entries.len();
-        Some(Noted { handle, first: self.kept_next, entries })
+    pub(crate) fn hand_to_journal(&mut self, handle: AccountHandle) -> Option<Unkept> {
+        self.freeze();
+        let mut entries = Entries::default();
+        entries.extend(self.entries.slice(self.kept..self.entries.len()));
+        (!entries.is_empty()).then_some(Unkept { handle, first: self.kept_next, entries })
     }
 
     /// The journal has every note before this number. True when it is no longer needed for them.
     pub(crate) fn kept(&mut self, next: u64) -> bool {
-        while self.kept_next < next
-            && let Some(entry) = self.entries.get(self.kept)
-        {
-            self.kept_next += notes(entry);
+        for (_, notes) in self.entries.slice(self.kept..self.entries.len()).iter() {
+            if self.kept_next >= next {
+                break;
+            }
+            self.kept_next += notes;
             self.kept += 1;
         }
         self.first >= next && self.used.is_empty()
     }
 
     fn remove(&mut self, count: usize) {
-        self.first += self.entries.drain(..count).map(|entry| notes(&entry)).sum::<u64>();
+        self.first += self.entries.remove_first(count);
         self.kept = self.kept.saturating_sub(count);
         self.kept_next = self.kept_next.max(self.first);
-        self.handed = self.handed.saturating_sub(count);
     }
 }
 

@@ -64,7 +64,7 @@ impl World {
     }
 
     fn commit(&mut self, end: End, during: u8) {
-        let entries = self.pending.hand_to_commit().to_vec();
+        let entries = self.pending.hand_to_commit().decode().unwrap();
         let count: u64 = entries.iter().map(notes).sum();
         if matches!(end, End::Done | End::InDoubt) {
             self.audit.extend_from_slice(&entries);
@@ -84,7 +84,8 @@ impl World {
     fn keep(&mut self, end: End, during: u8) {
         let Some(unkept) = self.pending.hand_to_journal(HANDLE) else { return };
         if matches!(end, End::Done | End::InDoubt) {
-            self.journal.push(unkept.clone());
+            let entries = unkept.entries.all().decode().unwrap();
+            self.journal.push(Noted { handle: unkept.handle, first: unkept.first, entries });
         }
         (0..during).for_each(|_| self.note(true));
         if matches!(end, End::Done) {
@@ -97,7 +98,7 @@ impl World {
         self.pending = Pending::default();
         self.pending.settle(self.noted);
         self.pending.recover(self.journal.clone());
-        let left = expanded(&self.audit).len() + expanded(&self.pending.entries).len();
+        let left = expanded(&self.audit).len() + expanded(&self.pending.entries.all().decode().unwrap()).len();
         assert!(left >= self.durable, "a note that was acknowledged as durable is gone");
         self.happened.truncate(left);
     }
@@ -156,7 +157,7 @@ fn more_than_fits_into_one_commit_goes_into_several() {
     assert!(pending.is_surplus());
     let mut found = Vec::new();
     while !pending.is_empty() {
-        let entries = pending.hand_to_commit().to_vec();
+        let entries = pending.hand_to_commit().decode().unwrap();
         assert!(crate::codec::encode(&entries).unwrap().len() < BYTES_PER_COMMIT);
         pending.committed(entries.len());
         found.extend(entries.iter().map(|entry| entry.at.as_millis()));

@@ -12,9 +12,9 @@ use crate::domain::account::keys::AccountKeys;
 use crate::domain::account::records::{ConnectionRecord, HeadRecord, InfoRecord, RecordKey, RefreshRecord, SpentToken};
 use crate::domain::account::state::{AccountState, Facts, Stamp};
 use crate::domain::audit;
+use crate::domain::entries::{Entries, Slice};
 use crate::domain::error::Error;
 use crate::domain::head::Digest;
-use crate::domain::journal::notes;
 use crate::domain::{Key, Label};
 use crate::ids::{ConnectionId, SessionTokenId};
 
@@ -45,7 +45,7 @@ pub(crate) struct Draft<'a> {
     spent: Option<BTreeMap<SessionTokenId, SpentToken>>,
     dues: BTreeMap<ConnectionId, Option<Timestamp>>,
     disabled: BTreeMap<ConnectionId, bool>,
-    entries: Vec<audit::NewEntry>,
+    entries: Entries,
     pruned: Vec<u64>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Draft<'a> {
             spent: None,
             dues: BTreeMap::new(),
             disabled: BTreeMap::new(),
-            entries: Vec::new(),
+            entries: Entries::default(),
             pruned: Vec::new(),
         }
     }
@@ -154,15 +154,14 @@ impl<'a> Draft<'a> {
     /// Adds entries to the audit, in order.
     pub(crate) fn audit(&mut self, entries: impl IntoIterator<Item = audit::NewEntry>) {
         for entry in entries {
-            audit::append(&mut self.entries, entry);
+            self.entries.push(&entry);
         }
     }
 
     /// Adds entries that were noted before, and so have numbers.
-    pub(crate) fn audit_noted(&mut self, entries: &[audit::NewEntry]) {
-        self.facts.noted += entries.iter().map(notes).sum::<u64>();
-        // As they are: each was frozen when it was handed out.
-        self.entries.extend_from_slice(entries);
+    pub(crate) fn audit_noted(&mut self, entries: Slice<'_>) {
+        self.facts.noted += entries.notes();
+        self.entries.extend(entries);
     }
 
     /// Removes the segment of the audit that begins with this sequence. The caller sets the chain's first end.
@@ -209,7 +208,7 @@ impl<'a> Draft<'a> {
     }
 
     fn seal_entries(&mut self, puts: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Error> {
-        for entries in std::mem::take(&mut self.entries).chunks(audit::SEGMENT_ENTRIES) {
+        for entries in std::mem::take(&mut self.entries).all().chunks(audit::SEGMENT_ENTRIES) {
             let chain = &mut self.facts.audit;
             let first = chain.next_sequence;
             let mac = |parts: &[&[u8]]| self.keys.audit.chain.mac(Label::AuditChain, parts);
