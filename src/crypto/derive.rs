@@ -14,6 +14,13 @@ use orion::hazardous::mac::blake2b::{Blake2b, SecretKey};
 
 use super::wipe::{PRIMITIVE_STACK, wiping_stack};
 
+// orion wipes its key and cipher types only with its `zeroize` feature. `ChaCha20` has this trait with that feature and not
+// without, so that a build which lost it does not compile.
+const _: fn() = || {
+    fn wiping<T: zeroize::Zeroize>() {}
+    wiping::<orion::hazardous::stream::chacha20::ChaCha20>();
+};
+
 /// Size of every key and every digest.
 pub(crate) const KEY_BYTES: usize = 32;
 

@@ -26,6 +26,13 @@ impl Key {
         key
     }
 
+    /// A key that is written into its place.
+    pub(super) fn made_by(make: impl FnOnce(&mut [u8; KEY_BYTES])) -> Self {
+        let mut key = Self::zeroed();
+        make(&mut key.0);
+        key
+    }
+
     /// The key for one purpose and context, unrelated to this one and to those of all other purposes and contexts.
     pub(crate) fn derive(&self, label: Label, context: &[&[u8]]) -> Key {
         Self::derived_from(&self.0, label, context)
@@ -33,9 +40,7 @@ impl Key {
 
     /// [`derive`](Self::derive) from a key that is not a [`Key`].
     pub(super) fn derived_from(bytes: &[u8; KEY_BYTES], label: Label, context: &[&[u8]]) -> Key {
-        let mut key = Self::zeroed();
-        derive::derive_into(bytes, label, context, &mut key.0);
-        key
+        Self::made_by(|key| derive::derive_into(bytes, label, context, key))
     }
 
     /// The keyed digest of `parts` for one purpose; how they are divided counts.
@@ -58,7 +63,7 @@ impl Key {
         aead::seal(&self.0, nonce, aad, buffer)
     }
 
-    /// Decrypts `buffer` where it is if `tag` is right; leaves it encrypted if not.
+    /// Decrypts `buffer` where it is if `tag` is right; if not, its content is lost and is nothing of the plaintext.
     ///
     /// # Errors
     /// [`OpenFailed`] when key, nonce, `aad`, `buffer` or `tag` is not the one of the sealing.
@@ -118,12 +123,18 @@ mod tests {
         let sealed = buffer;
         assert_ne!(&sealed, b"forty-two bytes of something confidential.");
 
-        assert_eq!(Key::random().open_in_place(&nonce, b"aad", &mut buffer, &tag), Err(OpenFailed));
-        assert_eq!(key.open_in_place(&[0; 24], b"aad", &mut buffer, &tag), Err(OpenFailed));
-        assert_eq!(key.open_in_place(&nonce, b"other", &mut buffer, &tag), Err(OpenFailed));
-        assert_eq!(key.open_in_place(&nonce, b"aad", &mut buffer, &[0; 16]), Err(OpenFailed));
-        assert_eq!(buffer, sealed, "a refused buffer stays encrypted");
+        let mut refused = |key: &Key, nonce: &[u8; 24], aad: &[u8], tag: &[u8; 16]| {
+            buffer = sealed;
+            assert_eq!(key.open_in_place(nonce, aad, &mut buffer, tag), Err(OpenFailed));
+            let shown = buffer.iter().zip(b"forty-two bytes of something confidential.").filter(|(a, b)| a == b).count();
+            assert!(shown < 8, "a refused buffer shows nothing of the plaintext");
+        };
+        refused(&Key::random(), &nonce, b"aad", &tag);
+        refused(&key, &[0; 24], b"aad", &tag);
+        refused(&key, &nonce, b"other", &tag);
+        refused(&key, &nonce, b"aad", &[0; 16]);
 
+        buffer = sealed;
         key.open_in_place(&nonce, b"aad", &mut buffer, &tag).unwrap();
         assert_eq!(&buffer, b"forty-two bytes of something confidential.");
     }

@@ -4,6 +4,7 @@
 //! root key ─┬─ VaultKeySeal ── seals the vault key in the header
 //!           └─ Wrap ────────── wraps account keys and token keys
 //! vault key (random) ── one subkey per label: Locator, DirectorySeal, Anchor, …
+//! mask key (random, never stored) ── masks keys in this process's memory
 //! ```
 //!
 //! Rotating the root key changes the first two and leaves the vault key, so that no row and no locator changes with it.
@@ -18,6 +19,7 @@ use super::envelope::{self, OpenFailed, Plaintext};
 use super::header::{Header, HeaderError, Slot};
 use super::key::Key;
 use super::locked::{LockKind, LockedKeys};
+use super::masked::MaskedKey;
 use super::providers::{KeyProvider, MAX_PARAMETERS, RootKeyError};
 use super::{rng, wipe};
 use crate::ids::{AccountHandle, ApiKeyId, Environment, VaultId};
@@ -25,7 +27,9 @@ use crate::secret::RootKey;
 
 /// Where the keys lie in their locked memory: first the vault's subkeys in the order of their labels, then these.
 const VAULT_KEY: usize = Label::ALL.len();
-const FIRST_WRAP_KEY: usize = VAULT_KEY + 1;
+/// Masks keys in this process's memory. Drawn at random for each opened vault, and kept when its root key is rotated.
+const MASK_KEY: usize = VAULT_KEY + 1;
+const FIRST_WRAP_KEY: usize = MASK_KEY + 1;
 
 /// The vault key is never rotated; its envelopes carry this key version.
 const VAULT_KEY_VERSION: u32 = 1;
@@ -107,6 +111,7 @@ impl Keyring {
         let vault = VaultId::from_bytes(vault);
         let mut keys = LockedKeys::zeroed(FIRST_WRAP_KEY + 1);
         rng::fill_secret(&mut keys.keys_mut()[VAULT_KEY]);
+        rng::fill_secret(&mut keys.keys_mut()[MASK_KEY]);
         let slot = Slot::seal(root, vault, 1, parameters, &keys.keys()[VAULT_KEY]);
         derive_subkeys(&mut keys);
         derive_wrap_key(&mut keys, FIRST_WRAP_KEY, root, vault, 1);
@@ -143,6 +148,7 @@ impl Keyring {
             _ => return Err(refused.map_or(OpenKeyringError::WrongRootKey, OpenKeyringError::RootKey)),
         }
         derive_subkeys(&mut keys);
+        rng::fill_secret(&mut keys.keys_mut()[MASK_KEY]);
         let ring = Ring { header: parsed, keys };
         if !wipe::eq(&ring.header_mac(), mac) {
             return Err(HeaderError::Malformed.into());
@@ -214,7 +220,7 @@ impl Keyring {
             return Err(RotationError::NotBegun);
         };
         let mut keys = LockedKeys::zeroed(FIRST_WRAP_KEY + 1);
-        keys.keys_mut()[..=VAULT_KEY].copy_from_slice(&base.keys.keys()[..=VAULT_KEY]);
+        keys.keys_mut()[..FIRST_WRAP_KEY].copy_from_slice(&base.keys.keys()[..FIRST_WRAP_KEY]);
         keys.keys_mut()[FIRST_WRAP_KEY].copy_from_slice(&base.keys.keys()[FIRST_WRAP_KEY + 1]);
         let header = Header { vault: self.vault, slots: vec![new.clone()] };
         Ok(HeaderChange::new(base, Ring { header, keys }))
@@ -271,6 +277,16 @@ impl Keyring {
         let aad = wrap_aad(&self.vault, &environment, handle, purpose);
         let key = envelope::open_under(wrap_key, &aad, None, wrapped)?;
         <&[u8; 32]>::try_from(&*key).map(Key::copy_of).map_err(|_| OpenFailed)
+    }
+
+    /// Masks a key that stays in this process's memory.
+    pub(crate) fn mask(&self, key: &Key) -> MaskedKey {
+        MaskedKey::mask(&self.ring.load().keys.keys()[MASK_KEY], key)
+    }
+
+    /// The key that [`mask`](Self::mask) masked.
+    pub(crate) fn unmask(&self, masked: &MaskedKey) -> Key {
+        masked.unmask(&self.ring.load().keys.keys()[MASK_KEY])
     }
 
     /// The generation of the root key under which a key is wrapped.

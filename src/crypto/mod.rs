@@ -1,4 +1,4 @@
-//! Keys and sealing. The only place that names orion; of its files, `locked.rs`, `environ.rs` and `registers.rs` hold
+//! Keys and sealing. The only place that names orion, ring and chacha20; of its files, `locked.rs`, `environ.rs` and `registers.rs` hold
 //! `unsafe`.
 //!
 //! Keys form a tree. A root key wraps the account keys and seals the vault key; from the vault key come the subkeys of the
@@ -16,6 +16,7 @@ pub(crate) mod header;
 pub(crate) mod key;
 pub(crate) mod keyring;
 mod locked;
+pub(crate) mod masked;
 pub(crate) mod providers;
 mod registers;
 pub(crate) mod rng;

@@ -49,6 +49,7 @@ const CASES: &[(&str, Case)] = &[
     ("in_place", in_place),
     ("wrap", wrap),
     ("unwrap", unwrap),
+    ("masked", masked),
     ("keyring_open", keyring_open),
     ("keyring_rows", keyring_rows),
     ("rotation", rotation),
@@ -193,6 +194,16 @@ fn unwrap(notes: &mut Notes) -> Work {
     let wrapped = keyring.wrap(WrapPurpose::AccountKey, Environment::Test, &HANDLE, 1, &key);
     Box::new(move || {
         black_box(keyring.unwrap(WrapPurpose::AccountKey, Environment::Test, &HANDLE, &wrapped).unwrap());
+    })
+}
+
+fn masked(notes: &mut Notes) -> Work {
+    let keyring = keyring(notes);
+    let key = notes.key("key that is masked");
+    Box::new(move || {
+        let masked = Box::new(keyring.mask(&key));
+        drop(key);
+        black_box(keyring.unmask(Box::leak(masked)));
     })
 }
 

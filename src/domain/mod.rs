@@ -45,6 +45,7 @@ pub(crate) use crate::crypto::envelope::{OpenFailed, Plaintext};
 pub(crate) use crate::crypto::header::HeaderError;
 pub(crate) use crate::crypto::key::Key;
 pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError, RotationError, WrapPurpose};
+pub(crate) use crate::crypto::masked::MaskedKey;
 pub(crate) use crate::crypto::wipe::{PRIMITIVE_STACK, wiping_stack};
 pub use crate::crypto::{EnvVar, KeyFile, KeyProvider, LockKind, Passphrase, RawKey, RootKeyError};
 

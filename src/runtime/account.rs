@@ -11,7 +11,7 @@ use event_listener::Event as Signal;
 
 use crate::clock::Timestamp;
 use crate::domain::account::change::{Change, Draft};
-use crate::domain::account::keys::{AccountKeys, RecordKeys, WrappedKeys};
+use crate::domain::account::keys::{AccountKeys, MaskedKeys, RecordKeys, WrappedKeys};
 use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
 use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
@@ -64,13 +64,14 @@ pub(crate) struct Account {
 struct Loaded {
     tree: Arc<dyn Tree>,
     state: AccountState,
-    /// Goes with every view.
+    /// These go with every view.
+    keys: MaskedKeys,
     credentials: SealedCredentials,
 }
 
 impl Loaded {
     fn view(&self) -> Arc<AccountView> {
-        Arc::new(AccountView::of(&self.state, &self.credentials))
+        Arc::new(AccountView::of(&self.state, &self.keys, &self.credentials))
     }
 }
 
@@ -163,6 +164,11 @@ impl Account {
     pub(crate) fn distrust(&self) {
         // A panic leaves no borrow behind, since borrows end before every await and with every unwinding frame.
         *self.loaded.borrow_mut() = None;
+    }
+
+    /// What the account's callers see of it now.
+    pub(crate) fn loaded_view(&self) -> Result<Arc<AccountView>, Error> {
+        self.loaded.borrow().as_ref().map(Loaded::view).ok_or(Error::Internal { doing: "using an account that is not loaded" })
     }
 
     /// Looks at the state between two awaits.
@@ -442,9 +448,14 @@ impl Account {
                 error => error.into(),
             });
         }
+        let rekeyed = [RecordKey::AccountKey, RecordKey::TokenKey].iter().any(|key| change.stamps.contains_key(key));
+        let keys = if rekeyed { self.masked(&change.facts.wrapped).inspect_err(|_| self.distrust())?.into() } else { None };
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {
             loaded.credentials.apply(&change.stamps, &change.disabled);
+            if let Some(keys) = keys {
+                loaded.keys = keys;
+            }
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
             self.view.store(Some(loaded.view()));
         }
@@ -464,7 +475,12 @@ impl Account {
 
     async fn load_proven(&self) -> Result<Loaded, Error> {
         let (tree, state) = loading::load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
-        Ok(Loaded { tree, state, credentials: SealedCredentials::default() })
+        let keys = self.masked(&state.facts.wrapped)?;
+        Ok(Loaded { tree, state, keys, credentials: SealedCredentials::default() })
+    }
+
+    fn masked(&self, wrapped: &WrappedKeys) -> Result<MaskedKeys, Error> {
+        MaskedKeys::of(&self.core.keyring, &self.owner, wrapped).map_err(|_| self.damaged(KEYS))
     }
 }
 

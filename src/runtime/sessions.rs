@@ -10,7 +10,7 @@ use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
 use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
-use crate::domain::{PRIMITIVE_STACK, WrapPurpose, wiping_stack};
+use crate::domain::{PRIMITIVE_STACK, wiping_stack};
 use crate::ids::{AccountHandle, Environment};
 use crate::runtime::actor::Operation as _;
 use crate::runtime::caller::Caller;
@@ -112,8 +112,7 @@ impl Core {
             return Err(forged);
         }
         let claims = wiping_stack::<TOKEN_STACK, _>(|| {
-            let key =
-                self.keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &view.wrapped_token_key).ok()?;
+            let key = view.token_key(&self.keyring)?;
             parts.open(&key, &owner.vault).ok()
         });
         let claims = claims.ok_or(forged)?;

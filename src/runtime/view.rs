@@ -4,22 +4,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::domain::account::keys::MaskedKeys;
 use crate::domain::account::records::{Owner, SpentToken};
 use crate::domain::account::sealed::{SealedCredential, SealedCredentials};
 use crate::domain::account::state::AccountState;
 use crate::domain::claims::SessionClaims;
 use crate::domain::credential::Revealed;
-use crate::domain::{Keyring, WrapPurpose, session_token};
+use crate::domain::{Key, Keyring, session_token};
 use crate::ids::{ConnectionId, SessionTokenId};
 use crate::secret::SessionToken;
 
-/// An immutable view of an account; every change publishes another one. The keys and the credentials in it are sealed.
+/// An immutable view of an account; every change publishes another one. The keys in it are masked and the credentials sealed.
 #[derive(Debug)]
 pub(crate) struct AccountView {
     pub(crate) owner: Owner,
     pub(crate) linked_account_id: Arc<str>,
-    pub(crate) wrapped_token_key: Arc<[u8]>,
-    wrapped_account_key: Arc<[u8]>,
+    keys: MaskedKeys,
     credentials: SealedCredentials,
     pub(crate) epoch: u64,
     pub(crate) disabled: bool,
@@ -27,12 +27,11 @@ pub(crate) struct AccountView {
 }
 
 impl AccountView {
-    pub(crate) fn of(state: &AccountState, credentials: &SealedCredentials) -> Self {
+    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: &SealedCredentials) -> Self {
         Self {
             owner: state.owner,
             linked_account_id: Arc::clone(&state.facts.linked_account_id),
-            wrapped_token_key: Arc::clone(&state.facts.wrapped.token),
-            wrapped_account_key: Arc::clone(&state.facts.wrapped.account),
+            keys: keys.clone(),
             credentials: credentials.clone(),
             epoch: state.facts.epoch,
             disabled: state.facts.disabled,
@@ -45,15 +44,19 @@ impl AccountView {
         self.credentials.find(connection)
     }
 
-    /// Unwraps the account's key and opens a credential of this view. `None` when either does not open.
+    /// Opens a credential of this view. `None` when it does not open.
     pub(crate) fn open(&self, keyring: &Keyring, credential: &SealedCredential) -> Option<Box<Revealed>> {
-        credential.open(keyring, &self.owner, &self.wrapped_account_key)
+        credential.open(&self.owner, &keyring.unmask(&self.keys.records))
     }
 
-    /// Unwraps the account's token key and seals claims under it. `None` when the key does not open.
+    /// The account's token key. `None` when it does not open.
+    pub(crate) fn token_key(&self, keyring: &Keyring) -> Option<Key> {
+        self.keys.token.as_ref().map(|key| keyring.unmask(key))
+    }
+
+    /// Seals claims under the account's token key. `None` when that does not open.
     pub(crate) fn seal(&self, keyring: &Keyring, claims: &SessionClaims) -> Option<SessionToken> {
         let owner = &self.owner;
-        let key = keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &self.wrapped_token_key).ok()?;
-        Some(session_token::seal(&key, &owner.vault, owner.environment, &owner.handle, claims))
+        Some(session_token::seal(&self.token_key(keyring)?, &owner.vault, owner.environment, &owner.handle, claims))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::account::records::Owner;
-use crate::domain::{Key, Keyring, Label, OpenFailed, WrapPurpose};
+use crate::domain::{Key, Keyring, Label, MaskedKey, OpenFailed, WrapPurpose};
 
 /// The account's keys as they are stored: sealed under a subkey of the root key, safe to keep in memory.
 #[derive(Clone, Debug)]
@@ -31,22 +31,35 @@ impl RecordKeys {
     /// # Errors
     /// As for [`AccountKeys::unwrap`].
     pub(crate) fn unwrap(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
-        let previous = wrapped.previous_account.as_deref();
-        let previous =
-            previous.map(|bytes| keyring.unwrap(WrapPurpose::PreviousAccountKey, owner.environment, &owner.handle, bytes));
+        let unwrap = |purpose, bytes: &[u8]| keyring.unwrap(purpose, owner.environment, &owner.handle, bytes);
+        let previous = wrapped.previous_account.as_deref().map(|bytes| unwrap(WrapPurpose::PreviousAccountKey, bytes));
         Ok(Self {
+            current: record_key(&unwrap(WrapPurpose::AccountKey, &wrapped.account)?),
             previous: previous.transpose()?.as_ref().map(record_key),
-            ..Self::unwrap_current(keyring, owner, &wrapped.account)?
         })
     }
+}
 
-    /// Those of the current key version alone.
+/// What minting, checking and revealing need on their callers' threads, masked: unmasked for one request and wiped at its end.
+#[derive(Clone, Debug)]
+pub(crate) struct MaskedKeys {
+    /// `None` when the wrapped one does not open.
+    pub(crate) token: Option<MaskedKey>,
+    /// Seals records of the current key version.
+    pub(crate) records: MaskedKey,
+}
+
+impl MaskedKeys {
+    /// Unwraps the account's keys and masks what is needed of them. Call it inside a stack frame that is wiped.
     ///
     /// # Errors
-    /// As for [`AccountKeys::unwrap`].
-    pub(crate) fn unwrap_current(keyring: &Keyring, owner: &Owner, wrapped: &[u8]) -> Result<Self, OpenFailed> {
-        let account = keyring.unwrap(WrapPurpose::AccountKey, owner.environment, &owner.handle, wrapped)?;
-        Ok(Self { current: record_key(&account), previous: None })
+    /// As for [`AccountKeys::unwrap`]; a damaged token key alone is none, since the rest of the account can be used.
+    pub(crate) fn of(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
+        let unwrap = |purpose, bytes: &[u8]| keyring.unwrap(purpose, owner.environment, &owner.handle, bytes);
+        Ok(Self {
+            token: unwrap(WrapPurpose::TokenKey, &wrapped.token).ok().map(|key| keyring.mask(&key)),
+            records: keyring.mask(&record_key(&unwrap(WrapPurpose::AccountKey, &wrapped.account)?)),
+        })
     }
 }
 

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::account::keys::RecordKeys;
 use crate::domain::account::records::{Owner, RecordKey};
 use crate::domain::account::state::{AccountState, Stamp, open_current};
 use crate::domain::credential::Revealed;
-use crate::domain::{Keyring, Plaintext};
+use crate::domain::{Key, Plaintext};
 use crate::ids::ConnectionId;
 
 /// How many sealed bytes are kept of one account. With the default bound on resident accounts, 200 MiB in all at the very most.
@@ -23,11 +22,10 @@ pub(crate) struct SealedCredential {
 }
 
 impl SealedCredential {
-    /// Unwraps the account's key and opens the credential. `None` when either does not open. Call it inside a stack frame that is wiped.
-    pub(crate) fn open(&self, keyring: &Keyring, owner: &Owner, wrapped_account_key: &[u8]) -> Option<Box<Revealed>> {
-        let keys = RecordKeys::unwrap_current(keyring, owner, wrapped_account_key).ok()?;
-        let plain: Plaintext = open_current(&keys, owner, RecordKey::Secret(self.connection), self.stamp, &self.sealed).ok()?;
-        drop(keys);
+    /// Opens the credential with the account's record key. `None` when it does not open. Call it inside a stack frame that is wiped.
+    pub(crate) fn open(&self, owner: &Owner, record_key: &Key) -> Option<Box<Revealed>> {
+        let plain: Plaintext =
+            open_current(record_key, owner, RecordKey::Secret(self.connection), self.stamp, &self.sealed).ok()?;
         Revealed::parse(plain).map(Box::new)
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::domain::account::change::MAX_FORGOTTEN;
 use crate::domain::account::records::{Spent, SpentToken};
-use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::account::state::Damage;
 use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::claims::{SessionClaims, SessionOptions};
@@ -51,8 +50,7 @@ impl Operation for Mint {
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<MintedToken>, Error> {
         let epoch = account.with_state(|state| state.facts.epoch)?;
         let claims = self.0.claims(account.now(), epoch)?;
-        let token = account
-            .with_state(|state| AccountView::of(state, &SealedCredentials::default()).seal(&account.core.keyring, &claims))?;
+        let token = account.loaded_view()?.seal(&account.core.keyring, &claims);
         let token = token.ok_or_else(|| account.damaged(Damage("the account's token key does not open")))?;
         let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
         account.note(caller.actor(), action, None).await?;
@@ -177,7 +175,7 @@ impl Operation for Load {
 
     async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<Arc<AccountView>, Error> {
         account.ready().await?;
-        account.with_state(|state| Arc::new(AccountView::of(state, &SealedCredentials::default())))
+        account.loaded_view()
     }
 }
 
