@@ -68,6 +68,49 @@ impl Parts {
     }
 }
 
+/// A small value that is put together by hand, because [`encode`] would take each byte of an identifier by itself. What comes out must be
+/// what `encode` makes; whoever uses this has a test of that.
+pub(crate) struct Small {
+    bytes: [u8; Self::MAX],
+    len: usize,
+}
+
+impl Small {
+    /// The most bytes.
+    const MAX: usize = 96;
+
+    pub(crate) fn new() -> Self {
+        let mut bytes = [0; Self::MAX];
+        bytes[0] = BINCODE_2;
+        Self { bytes, len: 1 }
+    }
+
+    /// A number, or that of an enum's variant.
+    pub(crate) fn number(&mut self, number: u64) -> &mut Self {
+        let [a, b, c, d, ..] = number.to_le_bytes();
+        match number {
+            0..=250 => self.bytes(&[a]),
+            251..=0xffff => self.bytes(&[251, a, b]),
+            0x1_0000..=0xffff_ffff => self.bytes(&[252, a, b, c, d]),
+            _ => self.bytes(&[253]).bytes(&number.to_le_bytes()),
+        }
+    }
+
+    /// An array of bytes.
+    ///
+    /// # Panics
+    /// When there are more than 96 in all.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+        self
+    }
+
+    pub(crate) fn finished(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// Decodes what [`encode`] made; bytes left over are an error.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (version, body) = bytes.split_first().ok_or(CodecError("empty"))?;

@@ -13,6 +13,7 @@ use crate::runtime::caller::Caller;
 use crate::runtime::ops::connect::{BeginConnect, CompleteConnect, EnterCredential};
 use crate::runtime::ops::connections::{ListConnections, RemoveConnection};
 use crate::runtime::ops::sessions::ReadSession;
+use crate::runtime::sessions::CheckedSession;
 use crate::vault::Inner;
 
 /// One browser session of ONE linked account. Made by [`Vault::session`] from its token.
@@ -41,7 +42,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(inner: Arc<Inner>, handle: AccountHandle, environment: Environment, claims: Arc<SessionClaims>) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, checked: CheckedSession) -> Self {
+        let CheckedSession { handle, environment, claims } = checked;
         Self { inner, handle, environment, claims }
     }
 

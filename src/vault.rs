@@ -37,15 +37,28 @@ use crate::session::Session;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-#[derive(Clone)]
 pub struct Vault {
     inner: Arc<Inner>,
 }
 
-/// What all handles share. Dropped with the last of them.
+/// What a handle shares with everything that is made from it, and not with its clones: threads that have clones of their own don't meet at
+/// one counter for every session that they open.
 pub(crate) struct Inner {
     core: Arc<Core>,
+    /// Dropped with the last handle of all.
+    running: Arc<Running>,
+}
+
+/// The open vault.
+struct Running {
+    core: Arc<Core>,
     threads: Mutex<Option<Threads>>,
+}
+
+impl Clone for Vault {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.inner.running))
+    }
 }
 
 impl Vault {
@@ -56,7 +69,11 @@ impl Vault {
     }
 
     pub(crate) fn opened(core: Arc<Core>, threads: Threads) -> Self {
-        Self { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) }
+        Self::of(Arc::new(Running { core, threads: Mutex::new(Some(threads)) }))
+    }
+
+    fn of(running: Arc<Running>) -> Self {
+        Self { inner: Arc::new(Inner { core: Arc::clone(&running.core), running }) }
     }
 
     /// Creates the first API key of an environment, with all permissions. Works once per environment, ever: keep the key where
@@ -217,13 +234,13 @@ impl Vault {
     /// What could not be written; the files are closed all the same.
     pub async fn close(&self) -> Result<(), Error> {
         let closed = boot::close(self.core()).await;
-        self.inner.stop_threads();
+        self.inner.running.stop_threads();
         closed
     }
 
     async fn open_session(&self, token: &SessionToken, origin: Option<&str>) -> Result<Session, Error> {
-        let (handle, environment, claims) = self.core().open_session(token, origin).await?;
-        Ok(Session::new(Arc::clone(&self.inner), handle, environment, claims))
+        let checked = self.core().open_session(token, origin).await?;
+        Ok(Session::new(Arc::clone(&self.inner), checked))
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -241,7 +258,9 @@ impl Inner {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
+}
 
+impl Running {
     fn stop_threads(&self) {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(threads) = threads {
@@ -250,7 +269,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Running {
     fn drop(&mut self) {
         // Waits for the vault's own threads only, which wait for nothing of the host's.
         if let Err(error) = futures_lite::future::block_on(boot::close(&self.core)) {

@@ -17,7 +17,7 @@ use std::ops::Deref;
 use zeroize::Zeroize;
 
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
-use super::key::Key;
+use super::key::KeyBytes;
 use super::rng;
 use crate::secret::SecretBytes;
 
@@ -52,7 +52,7 @@ pub(crate) struct Plaintext {
 ///
 /// # Panics
 /// When `plaintext` has more than [`MAX_PLAINTEXT`] bytes: its own limit was not checked.
-pub(crate) fn seal(key: &Key, key_version: u32, aad: &[&[u8]], revision: u64, plaintext: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(key: &KeyBytes, key_version: u32, aad: &[&[u8]], revision: u64, plaintext: &[u8]) -> Vec<u8> {
     seal_under(key.expose(), key_version, aad, revision, plaintext)
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn seal(key: &Key, key_version: u32, aad: &[&[u8]], revision: u64, pl
 ///
 /// # Errors
 /// [`OpenFailed`] unless key, aad, revision and every byte are those of the sealing.
-pub(crate) fn open(key: &Key, aad: &[&[u8]], revision: Option<u64>, sealed: &[u8]) -> Result<Plaintext, OpenFailed> {
+pub(crate) fn open(key: &KeyBytes, aad: &[&[u8]], revision: Option<u64>, sealed: &[u8]) -> Result<Plaintext, OpenFailed> {
     open_under(key.expose(), aad, revision, sealed)
 }
 
@@ -73,14 +73,14 @@ pub(crate) fn header(sealed: &[u8]) -> Result<Header, OpenFailed> {
     Ok(Header { key_version: parts.key_version, revision: parts.revision, tag: *parts.tag })
 }
 
-/// [`seal`] under a key that is not a [`Key`] because it stays in locked memory.
+/// [`seal`] under a key that is no [`KeyBytes`] because it stays in locked memory.
 pub(super) fn seal_under(key: &[u8; 32], key_version: u32, aad: &[&[u8]], revision: u64, plaintext: &[u8]) -> Vec<u8> {
     let mut nonce = [0; NONCE_BYTES];
     rng::fill(&mut nonce);
     seal_with(key, key_version, aad, revision, plaintext, &nonce)
 }
 
-/// [`open`] under a key that is not a [`Key`] because it stays in locked memory.
+/// [`open`] under a key that is no [`KeyBytes`] because it stays in locked memory.
 pub(super) fn open_under(key: &[u8; 32], aad: &[&[u8]], revision: Option<u64>, sealed: &[u8]) -> Result<Plaintext, OpenFailed> {
     let parts = Parts::of(sealed)?;
     if revision.is_some_and(|expected| expected != parts.revision) {
@@ -96,7 +96,7 @@ pub(super) fn open_under(key: &[u8; 32], aad: &[&[u8]], revision: Option<u64>, s
 /// [`seal`] under a nonce that is given, for test vectors only.
 #[cfg(test)]
 pub(crate) fn seal_with_nonce(
-    key: &Key,
+    key: &KeyBytes,
     key_version: u32,
     aad: &[&[u8]],
     revision: u64,
@@ -233,6 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::hex;
+    use super::super::key::Key;
     use super::*;
 
     fn key(byte: u8) -> Key {

@@ -1,6 +1,7 @@
-//! The key of one account, or one derived from it: 32 bytes on the heap that wipe themselves.
+//! The key of one account, or one derived from it: 32 bytes that wipe themselves, on the heap or in a stack frame that is wiped.
 
 use std::fmt;
+use std::ops::Deref;
 
 use zeroize::Zeroize;
 
@@ -9,38 +10,47 @@ use super::derive::{self, KEY_BYTES, Label};
 use super::rng;
 
 /// A secret key. It is boxed, so that moving it copies a pointer and not the key, and wiped when dropped.
-pub(crate) struct Key(Box<[u8; KEY_BYTES]>);
+pub(crate) struct Key(Box<KeyBytes>);
+
+/// The bytes of a key where they lie: in a [`Key`], or for a few steps in a stack frame. They are lent and never moved, and wiped when
+/// dropped.
+pub(crate) struct KeyBytes([u8; KEY_BYTES]);
 
 impl Key {
     /// A new key, straight from the operating system.
     pub(crate) fn random() -> Self {
-        let mut key = Self::zeroed();
-        rng::fill_secret(&mut *key.0);
-        key
+        Self::made_by(|key| rng::fill_secret(key))
     }
 
     /// A copy of `bytes`. What `bytes` are part of is the caller's to wipe.
     pub(crate) fn copy_of(bytes: &[u8; KEY_BYTES]) -> Self {
-        let mut key = Self::zeroed();
-        key.0.copy_from_slice(bytes);
-        key
+        Self::made_by(|key| key.copy_from_slice(bytes))
     }
 
     /// A key that is written into its place.
     pub(super) fn made_by(make: impl FnOnce(&mut [u8; KEY_BYTES])) -> Self {
-        let mut key = Self::zeroed();
+        let mut key = Box::new(KeyBytes([0; KEY_BYTES]));
         make(&mut key.0);
-        key
+        Self(key)
+    }
+
+    /// The key for `label` and `context` from a key that is not a [`Key`].
+    pub(super) fn derived_from(bytes: &[u8; KEY_BYTES], label: Label, context: &[&[u8]]) -> Key {
+        Self::made_by(|key| derive::derive_into(bytes, label, context, key))
+    }
+}
+
+impl KeyBytes {
+    /// Lends a key that is written into this frame. Call it inside a stack frame that is wiped.
+    pub(super) fn in_frame<R>(make: impl FnOnce(&mut [u8; KEY_BYTES]), work: impl FnOnce(&KeyBytes) -> R) -> R {
+        let mut key = KeyBytes([0; KEY_BYTES]);
+        make(&mut key.0);
+        work(&key)
     }
 
     /// The key for one purpose and context, unrelated to this one and to those of all other purposes and contexts.
     pub(crate) fn derive(&self, label: Label, context: &[&[u8]]) -> Key {
-        Self::derived_from(&self.0, label, context)
-    }
-
-    /// [`derive`](Self::derive) from a key that is not a [`Key`].
-    pub(super) fn derived_from(bytes: &[u8; KEY_BYTES], label: Label, context: &[&[u8]]) -> Key {
-        Self::made_by(|key| derive::derive_into(bytes, label, context, key))
+        Key::derived_from(&self.0, label, context)
     }
 
     /// The keyed digest of `parts` for one purpose; how they are divided counts.
@@ -81,13 +91,17 @@ impl Key {
     pub(crate) fn expose(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
+}
 
-    fn zeroed() -> Self {
-        Self(Box::new([0; KEY_BYTES]))
+impl Deref for Key {
+    type Target = KeyBytes;
+
+    fn deref(&self) -> &KeyBytes {
+        &self.0
     }
 }
 
-impl Drop for Key {
+impl Drop for KeyBytes {
     fn drop(&mut self) {
         self.0.zeroize();
     }

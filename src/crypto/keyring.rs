@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use super::derive::{self, Label};
 use super::envelope::{self, OpenFailed, Plaintext};
 use super::header::{Header, HeaderError, Slot};
-use super::key::Key;
+use super::key::{Key, KeyBytes};
 use super::locked::{LockKind, LockedKeys};
 use super::masked::MaskedKey;
 use super::providers::{KeyProvider, MAX_PARAMETERS, RootKeyError};
@@ -252,7 +252,7 @@ impl Keyring {
         environment: Environment,
         handle: &AccountHandle,
         revision: u64,
-        key: &Key,
+        key: &KeyBytes,
     ) -> Vec<u8> {
         let ring = self.ring.load();
         let environment = [environment.byte()];
@@ -280,13 +280,13 @@ impl Keyring {
     }
 
     /// Masks a key that stays in this process's memory.
-    pub(crate) fn mask(&self, key: &Key) -> MaskedKey {
+    pub(crate) fn mask(&self, key: &KeyBytes) -> MaskedKey {
         MaskedKey::mask(&self.ring.load().keys.keys()[MASK_KEY], key)
     }
 
-    /// The key that [`mask`](Self::mask) masked.
-    pub(crate) fn unmask(&self, masked: &MaskedKey) -> Key {
-        masked.unmask(&self.ring.load().keys.keys()[MASK_KEY])
+    /// Lends the key that [`mask`](Self::mask) masked. Call it inside a stack frame that is wiped.
+    pub(crate) fn with_unmasked<R>(&self, masked: &MaskedKey, work: impl FnOnce(&KeyBytes) -> R) -> R {
+        masked.with(&self.ring.load().keys.keys()[MASK_KEY], work)
     }
 
     /// The generation of the root key under which a key is wrapped.

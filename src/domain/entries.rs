@@ -42,7 +42,7 @@ impl Entries {
     pub(crate) fn push(&mut self, entry: &NewEntry) {
         // Every type in an entry says how it is encoded, and a buffer in memory takes what it is given.
         #[expect(clippy::expect_used, reason = "cannot fail, see above")]
-        codec::encode_into(entry, &mut self.bytes).expect("an audit entry can be encoded");
+        entry.encode_into(&mut self.bytes).expect("an audit entry can be encoded");
         self.marks.push(Mark { end: self.bytes.len(), notes: notes(entry) });
     }
 

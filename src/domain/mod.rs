@@ -43,7 +43,7 @@ pub use provider::{Injection, InvalidProvider, ProviderSettings};
 pub(crate) use crate::crypto::derive::Label;
 pub(crate) use crate::crypto::envelope::{OpenFailed, Plaintext};
 pub(crate) use crate::crypto::header::HeaderError;
-pub(crate) use crate::crypto::key::Key;
+pub(crate) use crate::crypto::key::{Key, KeyBytes};
 pub(crate) use crate::crypto::keyring::{HeaderChange, Keyring, OpenKeyringError, RotationError, WrapPurpose};
 pub(crate) use crate::crypto::masked::MaskedKey;
 pub(crate) use crate::crypto::wipe::{PRIMITIVE_STACK, wiping_stack};

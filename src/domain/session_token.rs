@@ -7,6 +7,8 @@
 //!
 //! XChaCha20-Poly1305 under the account's token key, so that a token can't be forged for, or opened by, another account.
 
+use std::fmt;
+
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +16,7 @@ pub(crate) use super::claims::SessionClaims;
 use super::claims::{MAX_CLAIMS_BYTES, MIN_CLAIMS_BYTES};
 pub(crate) use super::denial::DenialReason;
 use crate::clock::Timestamp;
-use crate::crypto::key::Key;
+use crate::crypto::key::KeyBytes;
 use crate::ids::{AccountHandle, Environment, VaultId};
 use crate::secret::{SecretBytes, SessionToken};
 
@@ -40,9 +42,32 @@ const AAD_BYTES: usize = AAD_LABEL.len() + 1 + 16 + 1 + HANDLE_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidToken;
 
-/// Seals claims under the token key of an account.
+/// Most tokens have no more bytes than this, and are sealed and opened in the stack frame of their caller.
+const USUAL_BYTES: usize = 256;
+
+/// Room for the bytes of one token: on the stack as long as it is short.
+pub(crate) struct Room {
+    short: [u8; USUAL_BYTES],
+    long: Option<SecretBytes>,
+}
+
+impl Room {
+    /// To be made inside a stack frame that is wiped.
+    pub(crate) fn new() -> Self {
+        Self { short: [0; USUAL_BYTES], long: None }
+    }
+
+    fn take(&mut self, bytes: usize) -> &mut [u8] {
+        match self.short.get_mut(..bytes) {
+            Some(place) => place,
+            None => self.long.insert(SecretBytes::zeroed(bytes)).expose_mut(),
+        }
+    }
+}
+
+/// Seals claims under the token key of an account. Call it inside a stack frame that is wiped.
 pub(crate) fn seal(
-    token_key: &Key,
+    token_key: &KeyBytes,
     vault: &VaultId,
     environment: Environment,
     handle: &AccountHandle,
@@ -52,19 +77,18 @@ pub(crate) fn seal(
 }
 
 /// A session token's text taken apart. It says whose it claims to be; whether it is, [`open`](Self::open) tells.
-#[derive(Debug)]
-pub(crate) struct TokenParts {
+pub(crate) struct TokenParts<'a> {
     pub(crate) environment: Environment,
     pub(crate) handle: AccountHandle,
-    raw: SecretBytes,
+    raw: &'a mut [u8],
 }
 
-impl TokenParts {
-    /// Takes a text apart. Its length is checked before anything is decoded.
+impl<'a> TokenParts<'a> {
+    /// Takes a text apart, into `room`. Its length is checked before anything is decoded.
     ///
     /// # Security
     /// Base64 is decoded without branches or look-ups that depend on the text, and in its one spelling only.
-    pub(crate) fn parse(token: &SessionToken) -> Result<Self, InvalidToken> {
+    pub(crate) fn parse(token: &SessionToken, room: &'a mut Room) -> Result<Self, InvalidToken> {
         let text = token.expose_secret();
         if !(MIN_TEXT_BYTES..=MAX_TEXT_BYTES).contains(&text.len()) {
             return Err(InvalidToken);
@@ -73,30 +97,36 @@ impl TokenParts {
             Environment::ALL.into_iter().find(|&environment| text.starts_with(prefix(environment))).ok_or(InvalidToken)?;
         let body = text.get(PREFIX_BYTES..).ok_or(InvalidToken)?;
         // Four characters are three bytes; one character alone in the last group stands for none and is refused below.
-        let mut raw = SecretBytes::zeroed(body.len() * 3 / 4);
-        let decoded = Base64UrlUnpadded::decode(body, raw.expose_mut()).map_err(|_| InvalidToken)?.len();
-        let (version, rest) = raw.expose().split_first_chunk::<1>().ok_or(InvalidToken)?;
-        let handle = rest.first_chunk::<HANDLE_BYTES>().ok_or(InvalidToken)?;
-        if decoded != raw.expose().len() || version != &[VERSION] {
+        let raw = room.take(body.len() * 3 / 4);
+        let decoded = Base64UrlUnpadded::decode(body, raw).map_err(|_| InvalidToken)?.len();
+        let (version, rest) = raw.split_first_chunk::<1>().ok_or(InvalidToken)?;
+        let handle = AccountHandle::from_bytes(*rest.first_chunk::<HANDLE_BYTES>().ok_or(InvalidToken)?);
+        if decoded != raw.len() || version != &[VERSION] {
             return Err(InvalidToken);
         }
-        Ok(Self { environment, handle: AccountHandle::from_bytes(*handle), raw })
+        Ok(Self { environment, handle, raw })
     }
 
     /// The text that it was taken from.
     #[cfg(feature = "testing")]
     pub(crate) fn rewrite(&self) -> SessionToken {
-        text(self.environment, self.raw.expose())
+        text(self.environment, self.raw)
     }
 
     /// The claims, if the token was sealed under this key for this vault, environment and account.
-    pub(crate) fn open(mut self, token_key: &Key, vault: &VaultId) -> Result<SessionClaims, InvalidToken> {
+    pub(crate) fn open(self, token_key: &KeyBytes, vault: &VaultId) -> Result<SessionClaims, InvalidToken> {
         let aad = aad(vault, self.environment, &self.handle);
-        let (head, rest) = self.raw.expose_mut().split_at_mut_checked(HEAD_BYTES).ok_or(InvalidToken)?;
+        let (head, rest) = self.raw.split_at_mut_checked(HEAD_BYTES).ok_or(InvalidToken)?;
         let nonce = head.last_chunk::<NONCE_BYTES>().ok_or(InvalidToken)?;
         let (claims, tag) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or(InvalidToken)?;
         token_key.open_in_place(nonce, &aad, claims, tag).map_err(|_| InvalidToken)?;
         SessionClaims::decode(claims).ok_or(InvalidToken)
+    }
+}
+
+impl fmt::Debug for TokenParts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenParts({}, {}, redacted)", self.environment, self.handle)
     }
 }
 
@@ -147,9 +177,11 @@ fn write(
     claims: &SessionClaims,
     seal: impl FnOnce(&[u8], &mut [u8]) -> ([u8; NONCE_BYTES], [u8; TAG_BYTES]),
 ) -> SessionToken {
-    let mut raw = SecretBytes::zeroed(HEAD_BYTES + claims.encoded_len() + TAG_BYTES);
-    let (head, rest) = raw.expose_mut().split_at_mut(HEAD_BYTES);
-    let (body, tag_place) = rest.split_at_mut(claims.encoded_len());
+    let mut room = Room::new();
+    let claims_bytes = claims.encoded_len();
+    let raw = room.take(HEAD_BYTES + claims_bytes + TAG_BYTES);
+    let (head, rest) = raw.split_at_mut(HEAD_BYTES);
+    let (body, tag_place) = rest.split_at_mut(claims_bytes);
     claims.encode(body);
     let (nonce, tag) = seal(&aad(vault, environment, handle), body);
     tag_place.copy_from_slice(&tag);
@@ -159,7 +191,7 @@ fn write(
     version.copy_from_slice(&[VERSION]);
     handle_place.copy_from_slice(handle.as_bytes());
 
-    text(environment, raw.expose())
+    text(environment, raw)
 }
 
 fn text(environment: Environment, raw: &[u8]) -> SessionToken {

@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Key;
 use crate::domain::claims::{InvalidSessionOptions, SessionOptions};
 use crate::domain::grants::{Grant, Grants};
 use crate::ids::ProviderName;
@@ -20,7 +21,11 @@ fn sealed(key: &Key, claims: &SessionClaims) -> SessionToken {
 }
 
 fn opened(key: &Key, token: &SessionToken) -> Result<SessionClaims, InvalidToken> {
-    TokenParts::parse(token)?.open(key, &VAULT)
+    TokenParts::parse(token, &mut Room::new())?.open(key, &VAULT)
+}
+
+fn parts<'a>(token: &SessionToken, room: &'a mut Room) -> TokenParts<'a> {
+    TokenParts::parse(token, room).unwrap()
 }
 
 #[test]
@@ -28,7 +33,8 @@ fn the_text_names_environment_and_account() {
     let key = Key::random();
     for environment in Environment::ALL {
         let token = seal(&key, &VAULT, environment, &HANDLE, &claims(SessionOptions::new()));
-        let parts = TokenParts::parse(&token).unwrap();
+        let mut room = Room::new();
+        let parts = parts(&token, &mut room);
         assert_eq!((parts.environment, parts.handle), (environment, HANDLE));
     }
 }
@@ -37,11 +43,11 @@ fn the_text_names_environment_and_account() {
 fn another_key_vault_environment_or_account_opens_nothing() {
     let key = Key::random();
     let token = sealed(&key, &claims(SessionOptions::new()));
-    let parts = || TokenParts::parse(&token).unwrap();
-    assert!(parts().open(&key, &VAULT).is_ok());
-    assert_eq!(parts().open(&Key::random(), &VAULT), Err(InvalidToken));
-    assert_eq!(parts().open(&key, &VaultId::from_bytes([0x12; 16])), Err(InvalidToken));
-    let moved = TokenParts { handle: AccountHandle::from_bytes([0x23; 16]), ..parts() };
+    assert!(parts(&token, &mut Room::new()).open(&key, &VAULT).is_ok());
+    assert_eq!(parts(&token, &mut Room::new()).open(&Key::random(), &VAULT), Err(InvalidToken));
+    assert_eq!(parts(&token, &mut Room::new()).open(&key, &VaultId::from_bytes([0x12; 16])), Err(InvalidToken));
+    let mut room = Room::new();
+    let moved = TokenParts { handle: AccountHandle::from_bytes([0x23; 16]), ..parts(&token, &mut room) };
     assert_eq!(moved.open(&key, &VAULT), Err(InvalidToken));
     let renamed = token.expose_secret().replacen("st_test_", "st_live_", 1);
     assert_eq!(opened(&key, &SessionToken::from(renamed)), Err(InvalidToken));
@@ -115,7 +121,7 @@ fn providers_and_origins_are_those_named_or_all() {
 fn debug_shows_no_token() {
     let key = Key::random();
     let token = sealed(&key, &claims(SessionOptions::new()));
-    let shown = format!("{:?} {:?}", TokenParts::parse(&token).unwrap(), token);
+    let shown = format!("{:?} {:?}", parts(&token, &mut Room::new()), token);
     assert!(!shown.contains(&token.expose_secret()[40..]) && shown.contains("redacted"), "{shown}");
 }
 
@@ -218,7 +224,8 @@ fn documented_vectors_hold() {
         let token =
             write(&vault, environment, &handle, &claims, |aad, buffer| (nonce, key.seal_in_place_with(&nonce, aad, buffer)));
         assert_eq!(token.expose_secret(), text);
-        let parts = TokenParts::parse(&SessionToken::from(text)).unwrap();
+        let mut room = Room::new();
+        let parts = parts(&SessionToken::from(text), &mut room);
         assert_eq!((parts.environment, parts.handle), (environment, handle));
         assert_eq!(parts.open(&key, &vault), Ok(claims));
     }
@@ -248,7 +255,8 @@ fn documented_texts_that_are_no_tokens_are_refused() {
     assert!(refused.len() >= 28, "only {} cases: is the test reading the page?", refused.len());
     for case in refused {
         let (reason, text) = case.split_once(": ").unwrap();
-        let parts = TokenParts::parse(&SessionToken::from(text));
+        let mut room = Room::new();
+        let parts = TokenParts::parse(&SessionToken::from(text), &mut room);
         assert!(!parts.is_ok_and(|parts| parts.open(&key, &vault).is_ok()), "{reason}");
     }
 }

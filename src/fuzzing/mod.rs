@@ -22,7 +22,7 @@ use crate::domain::credential::{Credential, Revealed};
 use crate::domain::entries::Entries;
 use crate::domain::inject;
 use crate::domain::provider::ProviderSettings;
-use crate::domain::session_token::{self, SessionClaims, TokenParts};
+use crate::domain::session_token::{self, Room, SessionClaims, TokenParts};
 use crate::ids::{AccountHandle, Environment, ProviderName, VaultId};
 use crate::secret::{ApiKey, SessionToken};
 
@@ -39,14 +39,16 @@ const HANDLE: AccountHandle = AccountHandle::from_bytes(*b"0123456789:;<=>?");
 /// A session token's text, taken apart and written again.
 #[must_use]
 pub fn session_token(text: &str) -> Option<String> {
-    let parts = TokenParts::parse(&SessionToken::from(text)).ok()?;
+    let mut room = Room::new();
+    let parts = TokenParts::parse(&SessionToken::from(text), &mut room).ok()?;
     Some(parts.rewrite().expose_secret().to_owned())
 }
 
 /// The claims of a token that opens under the vectors' key, encoded.
 #[must_use]
 pub fn opened_token(text: &str) -> Option<Vec<u8>> {
-    let claims = TokenParts::parse(&SessionToken::from(text)).ok()?.open(&vector_key(), &VECTOR_VAULT).ok()?;
+    let mut room = Room::new();
+    let claims = TokenParts::parse(&SessionToken::from(text), &mut room).ok()?.open(&vector_key(), &VECTOR_VAULT).ok()?;
     Some(claims.to_bytes())
 }
 

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use async_lock::{Mutex, MutexGuard};
 use event_listener::Event as Signal;
 
@@ -22,10 +21,10 @@ use crate::domain::{Keyring, OpenFailed, Plaintext};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
+use crate::runtime::desk::Desk;
 use crate::runtime::events::EventKind;
 use crate::runtime::flights::Flights;
 use crate::runtime::loading::{self, KEYS};
-use crate::runtime::notes::Notes;
 use crate::runtime::pending::Pending;
 use crate::runtime::view::AccountView;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
@@ -41,15 +40,13 @@ pub(crate) struct Account {
     pub(crate) core: Arc<Core>,
     owner: Owner,
     shard: ShardId,
-    view: Arc<ArcSwapOption<AccountView>>,
+    desk: Arc<Desk>,
     loaded: RefCell<Option<Loaded>>,
     /// Held by whoever changes the account or loads it: one at a time.
     changes: Mutex<()>,
     /// A commit is under way: until it ends, rows may be newer than the state.
     committing: Cell<bool>,
     committed: Signal,
-    locator: [u8; 32],
-    notes: Arc<Notes>,
     /// What the journal has of the account was looked at.
     recovered: Cell<bool>,
     rotation_found: Cell<bool>,
@@ -79,25 +76,17 @@ impl Loaded {
 pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, ()>);
 
 impl Account {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        handle: AccountHandle,
-        place: HandleRow,
-        view: Arc<ArcSwapOption<AccountView>>,
-        notes: Arc<Notes>,
-    ) -> Self {
+    pub(crate) fn new(core: Arc<Core>, handle: AccountHandle, place: HandleRow, desk: Arc<Desk>) -> Self {
         let owner = Owner { vault: core.keyring.vault_id(), environment: place.environment, handle };
         Self {
             core,
             owner,
             shard: place.shard,
-            view,
+            desk,
             loaded: RefCell::default(),
             changes: Mutex::new(()),
             committing: Cell::new(false),
             committed: Signal::new(),
-            locator: place.locator,
-            notes,
             recovered: Cell::new(false),
             rotation_found: Cell::new(false),
             flights: Flights::default(),
@@ -153,7 +142,7 @@ impl Account {
         if self.loaded.borrow().is_none() {
             let loaded = self.load_proven().await?;
             self.recover(loaded.state.facts.noted).await?;
-            self.view.store(Some(loaded.view()));
+            self.desk.view.store(Some(loaded.view()));
             self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
             *self.loaded.borrow_mut() = Some(loaded);
         }
@@ -217,7 +206,7 @@ impl Account {
         if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at)
             && loaded.credentials.keep(&loaded.state, id, sealed)
         {
-            self.view.store(Some(loaded.view()));
+            self.desk.view.store(Some(loaded.view()));
         }
         Ok(Some(plain))
     }
@@ -227,7 +216,7 @@ impl Account {
     pub(crate) fn forget_credentials(&self) {
         if let Some(loaded) = self.loaded.borrow_mut().as_mut() {
             loaded.credentials = SealedCredentials::default();
-            self.view.store(Some(loaded.view()));
+            self.desk.view.store(Some(loaded.view()));
         }
     }
 
@@ -286,7 +275,7 @@ impl Account {
         draft: impl FnOnce(&mut Draft<'_>) -> Result<R, Error>,
     ) -> Result<(Change, usize, R), Error> {
         let waiting = {
-            let mut pending = self.notes.pending();
+            let mut pending = self.desk.pending();
             let entries = pending.hand_to_commit();
             drafted.audit_noted(entries);
             entries.len()
@@ -297,7 +286,7 @@ impl Account {
 
     /// Writes entries in commits of their own until the rest fits beside any change.
     async fn write_surplus_entries(&self, _: &Turn<'_>) -> Result<(), Error> {
-        while self.notes.pending().is_surplus() {
+        while self.desk.pending().is_surplus() {
             let (change, waiting, ()) = self.with_keys(|state, keys| self.finish(Draft::new(state, keys), |_| Ok(())))?;
             self.commit(change, waiting).await?;
         }
@@ -306,12 +295,12 @@ impl Account {
 
     /// Notes what happened without a change of its own. Returns when the entry is as durable as the audit policy asks.
     pub(crate) async fn note(&self, actor: AuditActor, action: AuditAction, target: Option<ConnectionId>) -> Result<(), Error> {
-        let waiting = self.notes.note(audit::NewEntry { at: self.now(), actor, action, target });
+        let waiting = self.desk.note(audit::NewEntry { at: self.now(), actor, action, target });
         match self.core.settings.audit_policy {
             AuditPolicy::Strict => self.flush().await,
             AuditPolicy::Batched if waiting >= MAX_PENDING => self.flush().await,
             AuditPolicy::Batched => {
-                self.core.list_notes(&self.notes);
+                self.core.list_notes(&self.desk);
                 Ok(())
             }
         }
@@ -319,17 +308,17 @@ impl Account {
 
     /// When the connection was last used, if that is not written yet.
     pub(crate) fn touched(&self, connection: ConnectionId) -> Option<Timestamp> {
-        self.notes.pending().touched(connection)
+        self.desk.pending().touched(connection)
     }
 
     /// Writes what waits into the account's audit: before passivation, and when the journal has kept it for long enough.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
-        if self.notes.pending().is_empty() {
+        if self.desk.pending().is_empty() {
             return Ok(());
         }
         let turn = self.own_turn().await?;
         // What was used since: each connection's record, if it is still there.
-        let uses = self.notes.pending().uses().clone();
+        let uses = self.desk.pending().uses().clone();
         let mut records = Vec::new();
         for (id, at) in &uses {
             let Some(plain) = self.read(RecordKey::Connection(*id)).await? else { continue };
@@ -339,11 +328,11 @@ impl Account {
                 records.push((*id, record));
             }
         }
-        let waiting = self.notes.pending().len();
+        let waiting = self.desk.pending().len();
         if waiting != 0 || !records.is_empty() {
             self.change(&turn, |draft| records.iter().try_for_each(|(id, record)| draft.put_connection(*id, record))).await?;
         }
-        self.notes.pending().uses_written(&uses);
+        self.desk.pending().uses_written(&uses);
         self.merged()?;
         drop(turn);
         match self.core.settings.audit_retention {
@@ -356,15 +345,15 @@ impl Account {
     pub(crate) async fn retire(&self, keep: bool) -> Result<(), Error> {
         let flushed = match keep {
             // The journal keeps the rest: a vault with many accounts at work closes as fast as any.
-            true if self.core.is_closing() && !self.notes.pending().has_bare_use() => self.keep_in_journal().await,
+            true if self.core.is_closing() && !self.desk.pending().has_bare_use() => self.keep_in_journal().await,
             true => self.flush().await,
             false => Ok(()),
         };
         // Waits for a change that is under way.
         let turn = self.changes.lock().await;
         self.retired.set(true);
-        *self.notes.pending() = Pending::default();
-        self.view.store(None);
+        *self.desk.pending() = Pending::default();
+        self.desk.view.store(None);
         drop(turn);
         flushed
     }
@@ -394,20 +383,20 @@ impl Account {
 
     /// What stands for the host's id of the account in the directory.
     pub(crate) fn locator(&self) -> &[u8; 32] {
-        &self.locator
+        &self.desk.locator
     }
 
     async fn keep_in_journal(&self) -> Result<(), Error> {
-        self.core.keep_notes(vec![Arc::clone(&self.notes)]).await
+        self.core.keep_notes(vec![Arc::clone(&self.desk)]).await
     }
 
     /// Brings what waits into line with what the audit has by now, and takes over what the journal kept when the account was last
     /// resident.
     async fn recover(&self, noted: u64) -> Result<(), Error> {
-        self.notes.pending().settle(noted);
+        self.desk.pending().settle(noted);
         if !self.recovered.get() {
             let kept = self.core.kept_in_journal(&self.owner.handle).await?;
-            self.notes.pending().recover(kept);
+            self.desk.pending().recover(kept);
             self.recovered.set(true);
         }
         Ok(())
@@ -457,9 +446,9 @@ impl Account {
                 loaded.keys = keys;
             }
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
-            self.view.store(Some(loaded.view()));
+            self.desk.view.store(Some(loaded.view()));
         }
-        self.notes.pending().committed(waiting);
+        self.desk.pending().committed(waiting);
         // Borrowed till here.
         drop(loaded);
         if waiting > 0 { self.merged() } else { Ok(()) }
@@ -467,7 +456,7 @@ impl Account {
 
     /// Tells the journal how far the audit has the account's notes. While a connection's record lacks a use, the journal keeps it too.
     fn merged(&self) -> Result<(), Error> {
-        if self.notes.pending().uses().is_empty() {
+        if self.desk.pending().uses().is_empty() {
             self.core.journal.merged(&self.owner.handle, self.with_state(|state| state.facts.noted)?);
         }
         Ok(())

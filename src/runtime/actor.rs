@@ -17,6 +17,7 @@ use crate::domain::wiping_stack;
 use crate::runtime::account::Account;
 use crate::runtime::caller::{Admitted, Caller, Needs};
 use crate::runtime::core::OWN_PLACES;
+use crate::runtime::desk::Desk;
 use crate::runtime::gate::Pass;
 
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -46,7 +47,7 @@ pub(crate) trait Job: Send {
 /// A job on its way to an actor. The pass is given back when the job has ended.
 pub(crate) struct Work {
     pub(crate) job: Box<dyn Job>,
-    pub(crate) pass: Pass,
+    pub(crate) pass: Pass<Desk>,
 }
 
 /// Asks an actor that has nothing to do to stop.

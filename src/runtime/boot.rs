@@ -20,7 +20,7 @@ use crate::runtime::head::VaultHead;
 use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
-use crate::runtime::notes::Listed;
+use crate::runtime::listed::Listed;
 use crate::runtime::router::Router;
 use crate::runtime::system::Threads;
 use crate::runtime::wheel::Wheel;

@@ -22,11 +22,11 @@ use crate::runtime::actor::{Operation, job};
 use crate::runtime::caller::Caller;
 use crate::runtime::directory::Directory;
 use crate::runtime::events::EventSender;
-use crate::runtime::gate::Gate;
+use crate::runtime::gate::{Gate, Pass};
 use crate::runtime::journal::Journal;
 use crate::runtime::key_table::KeyTable;
 use crate::runtime::limits::Limits;
-use crate::runtime::notes::Listed;
+use crate::runtime::listed::Listed;
 use crate::runtime::router::Router;
 use crate::runtime::system::Arbiters;
 use crate::runtime::wheel::Wheel;
@@ -186,7 +186,7 @@ impl Core {
         if self.is_closing() {
             return Err(Error::Closed);
         }
-        let Ok(pass) = self.work.enter(usize::MAX >> 1) else { return Err(Error::Closed) };
+        let Ok(pass) = Pass::enter(&self.work, usize::MAX >> 1) else { return Err(Error::Closed) };
         let counted = async move {
             let outcome = work.await;
             drop(pass);

@@ -1,5 +1,6 @@
 //! Counts who is inside and closes behind the last one: the bound of a mailbox, and the door that passivation shuts.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -25,23 +26,44 @@ pub(crate) enum Refused {
     Closed,
 }
 
+/// What has a gate: a pass keeps all of it.
+pub(crate) trait Gated {
+    fn gate(&self) -> &Gate;
+}
+
+impl Gated for Gate {
+    fn gate(&self) -> &Gate {
+        self
+    }
+}
+
 /// One place inside, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Pass(Arc<Gate>);
+pub(crate) struct Pass<G: Gated = Gate>(Arc<G>);
 
-impl Gate {
+impl<G: Gated> Pass<G> {
     /// Takes a place if fewer than `limit` are taken.
-    pub(crate) fn enter(self: &Arc<Self>, limit: usize) -> Result<Pass, Refused> {
-        let entered = self
+    pub(crate) fn enter(inside: &Arc<G>, limit: usize) -> Result<Self, Refused> {
+        let entered = inside
+            .gate()
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & CLOSED == 0 && word < limit).then_some(word + 1));
         match entered {
-            Ok(_) => Ok(Pass(Arc::clone(self))),
+            Ok(_) => Ok(Self(Arc::clone(inside))),
             Err(word) if word & CLOSED == 0 => Err(Refused::Full),
             Err(_) => Err(Refused::Closed),
         }
     }
+}
 
+impl<G: Gated> Pass<G> {
+    /// What the place is in.
+    pub(crate) fn all(&self) -> &Arc<G> {
+        &self.0
+    }
+}
+
+impl Gate {
     /// Closes the gate if nobody is inside.
     pub(crate) fn close_if_empty(&self) -> bool {
         self.word.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -77,10 +99,19 @@ impl Gate {
     }
 }
 
-impl Drop for Pass {
+impl<G: Gated> Deref for Pass<G> {
+    type Target = G;
+
+    fn deref(&self) -> &G {
+        &self.0
+    }
+}
+
+impl<G: Gated> Drop for Pass<G> {
     fn drop(&mut self) {
-        if self.0.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
-            self.0.empty.notify(usize::MAX);
+        let gate = self.0.gate();
+        if gate.word.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
+            gate.empty.notify(usize::MAX);
         }
     }
 }
@@ -92,19 +123,19 @@ mod tests {
     #[test]
     fn a_gate_counts_refuses_and_closes() {
         let gate = Arc::new(Gate::default());
-        let first = gate.enter(2).unwrap();
-        let second = gate.enter(2).unwrap();
-        assert_eq!(gate.enter(2).unwrap_err(), Refused::Full);
+        let first = Pass::enter(&gate, 2).unwrap();
+        let second = Pass::enter(&gate, 2).unwrap();
+        assert_eq!(Pass::enter(&gate, 2).unwrap_err(), Refused::Full);
         assert!(!gate.close_if_empty());
         drop(first);
         let closing = {
             let gate = Arc::clone(&gate);
             std::thread::spawn(move || futures_lite::future::block_on(gate.close()))
         };
-        while gate.enter(9).map(drop).is_ok() {
+        while Pass::enter(&gate, 9).map(drop).is_ok() {
             std::thread::yield_now();
         }
-        assert_eq!(gate.enter(9).unwrap_err(), Refused::Closed);
+        assert_eq!(Pass::enter(&gate, 9).unwrap_err(), Refused::Closed);
         assert!(!closing.is_finished());
         drop(second);
         closing.join().unwrap();

@@ -24,7 +24,7 @@ use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::core::{AUDIT_DELAY, Core};
-use crate::runtime::notes::Notes;
+use crate::runtime::desk::Desk;
 
 /// How long a note may stand in the journal alone.
 const MERGE_AFTER: Duration = Duration::from_secs(30);
@@ -268,8 +268,8 @@ impl Core {
     }
 
     /// Sees to it that the journal takes an account's notes within [`AUDIT_DELAY`].
-    pub(crate) fn list_notes(self: &Arc<Self>, notes: &Arc<Notes>) {
-        if self.listed.add(notes) {
+    pub(crate) fn list_notes(self: &Arc<Self>, desk: &Arc<Desk>) {
+        if self.listed.add(desk) {
             self.arbiters.spawn(Arc::clone(self).keep_what_is_listed());
         }
     }
@@ -314,28 +314,28 @@ impl Core {
     }
 
     /// Has the journal take what these accounts noted and it does not have yet. After an error they are on the list again.
-    pub(crate) async fn keep_notes(self: &Arc<Self>, all: Vec<Arc<Notes>>) -> Result<(), Error> {
+    pub(crate) async fn keep_notes(self: &Arc<Self>, all: Vec<Arc<Desk>>) -> Result<(), Error> {
         let mut unkept = Vec::with_capacity(all.len());
         let mut nexts = Vec::with_capacity(all.len());
-        for notes in &all {
-            let noted = notes.pending().hand_to_journal(notes.handle);
+        for desk in &all {
+            let noted = desk.pending().hand_to_journal(desk.handle);
             nexts.push(noted.as_ref().map(Unkept::next));
-            unkept.extend(noted.map(|noted| (notes.shard, noted)));
+            unkept.extend(noted.map(|noted| (desk.shard, noted)));
         }
         let written = self.write_journal(unkept).await;
-        for (notes, next) in all.iter().zip(nexts) {
+        for (desk, next) in all.iter().zip(nexts) {
             match (&written, next) {
                 (Err(_), _) => {
-                    self.listed.add(notes);
+                    self.listed.add(desk);
                 }
                 // A change took the entry along before its time had come, and not the use.
-                (Ok(()), None) if notes.pending().has_bare_use() => self.complete_soon(notes.handle),
+                (Ok(()), None) if desk.pending().has_bare_use() => self.complete_soon(desk.handle),
                 (Ok(()), None) => {}
                 (Ok(()), Some(next)) => {
                     // What went into the account's audit meanwhile is not waited for.
-                    let merged = notes.pending().kept(next);
+                    let merged = desk.pending().kept(next);
                     if merged {
-                        self.journal.merged(&notes.handle, next - 1);
+                        self.journal.merged(&desk.handle, next - 1);
                     }
                 }
             }

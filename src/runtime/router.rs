@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use actix::dev::SendError;
 use actix::{Actor as _, Addr};
-use arc_swap::ArcSwapOption;
 use futures_channel::oneshot;
 
 use crate::domain::directory::{HandleRow, RowName};
@@ -18,14 +17,14 @@ use crate::ids::AccountHandle;
 use crate::runtime::account::{Account, GONE};
 use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
-use crate::runtime::gate::{Gate, Refused};
-use crate::runtime::notes::Notes;
+use crate::runtime::desk::Desk;
+use crate::runtime::gate::{Gate, Gated as _, Pass, Refused};
 use crate::runtime::view::AccountView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
 const PARTS: usize = 256;
 
-type Part = HashMap<AccountHandle, Arc<Resident>, BuildHasherDefault<HandleHasher>>;
+type Part = HashMap<AccountHandle, Resident, BuildHasherDefault<HandleHasher>>;
 
 /// A part of the map on cache lines of its own, so that its lock is not moved between cores for another's sake.
 #[derive(Default)]
@@ -80,7 +79,7 @@ impl Drop for Deleting<'_> {
 
 /// What became of starting an actor.
 enum Started {
-    Resident(Arc<Resident>),
+    Resident(Resident),
     /// The account is being deleted; the gate is gone when that is decided.
     Deleting(Arc<Gate>),
     /// Something was deleted since the directory was read, perhaps this account.
@@ -89,15 +88,10 @@ enum Started {
 }
 
 /// An account that has an actor.
+#[derive(Clone)]
 pub(crate) struct Resident {
-    pub(crate) handle: AccountHandle,
+    pub(crate) desk: Arc<Desk>,
     address: Addr<AccountActor>,
-    last_used: AtomicU64,
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) locator: [u8; 32],
-    pub(crate) notes: Arc<Notes>,
-    /// What minting and checking a session token need, published by the actor; `None` until the account is loaded.
-    pub(crate) view: Arc<ArcSwapOption<AccountView>>,
 }
 
 impl Router {
@@ -116,18 +110,33 @@ impl Router {
     }
 
     /// The account's actor, if it is resident.
-    pub(crate) fn resident(&self, core: &Core, handle: &AccountHandle) -> Option<Arc<Resident>> {
+    fn resident(&self, core: &Core, handle: &AccountHandle) -> Option<Resident> {
+        self.with(core, handle, |resident| Some(resident.clone()))
+    }
+
+    /// What the account's actor published, if it is resident and loaded.
+    pub(crate) fn view(&self, core: &Core, handle: &AccountHandle) -> Option<Arc<AccountView>> {
+        self.with(core, handle, |resident| resident.desk.view.load_full())
+    }
+
+    /// A place at the account's desk, if it is resident and fewer than `places` are taken.
+    pub(crate) fn enter(&self, core: &Core, handle: &AccountHandle, places: usize) -> Option<Pass<Desk>> {
+        self.with(core, handle, |resident| Pass::enter(&resident.desk, places).ok())
+    }
+
+    /// Looks at a resident account, for a few steps.
+    fn with<R>(&self, core: &Core, handle: &AccountHandle, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
-        let resident = part.get(handle).cloned()?;
-        resident.last_used.store(core.uptime_millis(), Ordering::Relaxed);
-        Some(resident)
+        let resident = part.get(handle)?;
+        resident.desk.last_used.store(core.uptime_millis(), Ordering::Relaxed);
+        look(resident)
     }
 
     /// The account's actor, started if need be.
     ///
     /// # Errors
     /// `NotFound` when the directory proves that there is no such account.
-    pub(crate) async fn start(&self, core: &Arc<Core>, handle: AccountHandle) -> Result<Arc<Resident>, Error> {
+    pub(crate) async fn start(&self, core: &Arc<Core>, handle: AccountHandle) -> Result<Resident, Error> {
         loop {
             if let Some(resident) = self.resident(core, &handle) {
                 return Ok(resident);
@@ -148,7 +157,7 @@ impl Router {
     fn start_at(&self, core: &Arc<Core>, handle: AccountHandle, place: HandleRow, deletions: u64) -> Started {
         let mut part = self.part(&handle).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(resident) = part.get(&handle) {
-            return Started::Resident(Arc::clone(resident));
+            return Started::Resident(resident.clone());
         }
         // Looked at with the part locked: a deletion that begins later finds this actor in it.
         let deleting = self.deleting();
@@ -162,25 +171,16 @@ impl Router {
         if core.is_closing() {
             return Started::Closing;
         }
-        let view = Arc::new(ArcSwapOption::empty());
-        let notes = Notes::new(handle, place.shard);
+        let desk = Arc::new(Desk::new(handle, place.shard, place.locator, core.uptime_millis()));
         let address = {
-            let (core, view, notes) = (Arc::clone(core), Arc::clone(&view), Arc::clone(&notes));
+            let (core, desk) = (Arc::clone(core), Arc::clone(&desk));
             let arbiter = core.arbiters.of(&handle).clone();
             AccountActor::start_in_arbiter(&arbiter, move |context| {
-                AccountActor::new(Account::new(core, handle, place, view, notes), context)
+                AccountActor::new(Account::new(core, handle, place, desk), context)
             })
         };
-        let resident = Arc::new(Resident {
-            handle,
-            address,
-            last_used: AtomicU64::new(core.uptime_millis()),
-            gate: Arc::default(),
-            locator: place.locator,
-            notes,
-            view,
-        });
-        part.insert(handle, Arc::clone(&resident));
+        let resident = Resident { desk, address };
+        part.insert(handle, resident.clone());
         drop(part);
         if self.resident.fetch_add(1, Ordering::Relaxed) >= core.settings.max_resident_accounts {
             core.wake_housekeeping();
@@ -198,11 +198,11 @@ impl Router {
     ) -> Result<(), Error> {
         loop {
             let resident = self.start(core, handle).await?;
-            let pass = match resident.gate.enter(places) {
+            let pass = match Pass::enter(&resident.desk, places) {
                 Ok(pass) => pass,
                 Err(Refused::Full) => return Err(Error::Overloaded),
                 Err(Refused::Closed) => {
-                    resident.gate.wait_gone().await;
+                    resident.desk.gate().wait_gone().await;
                     continue;
                 }
             };
@@ -232,7 +232,7 @@ impl Router {
             }
         };
         if let Some(resident) = self.resident(core, handle) {
-            resident.gate.close().await;
+            resident.desk.gate().close().await;
             let (done, wait) = oneshot::channel();
             if resident.address.try_send(Passivate { keep: false, done }).is_ok() {
                 // A dropped sender means that the actor is gone, which is what is wanted.
@@ -258,7 +258,7 @@ impl Router {
     pub(crate) async fn retire_all(&self) {
         let all = self.all();
         for resident in &all {
-            resident.gate.close().await;
+            resident.desk.gate().close().await;
         }
         self.stop(all).await;
     }
@@ -267,16 +267,16 @@ impl Router {
     pub(crate) async fn passivate(&self, now: u64, idle: u64, most: usize) {
         let mut all = self.all();
         // Each time is read once: they change meanwhile, and `sort` panics on an order that contradicts itself.
-        all.sort_by_cached_key(|resident| resident.last_used.load(Ordering::Relaxed));
+        all.sort_by_cached_key(|resident| resident.desk.last_used.load(Ordering::Relaxed));
         // An eighth below the bound, so that a stream of new accounts does not passivate one by one.
         let surplus = all.len().checked_sub(most).map_or(0, |over| if over == 0 { 0 } else { over + most / 8 });
         let mut leaving = Vec::new();
         for (position, resident) in all.into_iter().enumerate() {
-            let unused_for = now.saturating_sub(resident.last_used.load(Ordering::Relaxed));
+            let unused_for = now.saturating_sub(resident.desk.last_used.load(Ordering::Relaxed));
             if position >= surplus && unused_for < idle {
                 break;
             }
-            if resident.gate.close_if_empty() {
+            if resident.desk.gate().close_if_empty() {
                 leaving.push(resident);
             }
         }
@@ -284,7 +284,7 @@ impl Router {
     }
 
     /// Stops actors whose gates are closed and empty, all at once.
-    async fn stop(&self, leaving: Vec<Arc<Resident>>) {
+    async fn stop(&self, leaving: Vec<Resident>) {
         let mut stopping = Vec::new();
         for resident in leaving {
             let (done, stopped) = oneshot::channel();
@@ -301,21 +301,21 @@ impl Router {
     }
 
     /// Every resident account.
-    pub(crate) fn all(&self) -> Vec<Arc<Resident>> {
+    pub(crate) fn all(&self) -> Vec<Resident> {
         self.parts
             .iter()
             .flat_map(|part| part.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>())
             .collect()
     }
 
-    fn forget(&self, resident: &Arc<Resident>) {
-        let mut part = self.part(&resident.handle).write().unwrap_or_else(PoisonError::into_inner);
-        if part.get(&resident.handle).is_some_and(|present| Arc::ptr_eq(present, resident)) {
-            part.remove(&resident.handle);
+    fn forget(&self, resident: &Resident) {
+        let mut part = self.part(&resident.desk.handle).write().unwrap_or_else(PoisonError::into_inner);
+        if part.get(&resident.desk.handle).is_some_and(|present| Arc::ptr_eq(&present.desk, &resident.desk)) {
+            part.remove(&resident.desk.handle);
             self.resident.fetch_sub(1, Ordering::Relaxed);
         }
         drop(part);
-        resident.gate.set_gone();
+        resident.desk.gate().set_gone();
     }
 
     fn deleting(&self) -> MutexGuard<'_, HashMap<AccountHandle, Arc<Gate>>> {

@@ -9,7 +9,7 @@ use crate::domain::audit::{AuditAction, AuditActor, NewEntry};
 use crate::domain::claims::{SessionClaims, SessionOptions};
 use crate::domain::denial::DenialReason;
 use crate::domain::error::Error;
-use crate::domain::session_token::{self, Spent, TokenFacts, TokenParts};
+use crate::domain::session_token::{self, InvalidToken, Room, Spent, TokenFacts, TokenParts};
 use crate::domain::{PRIMITIVE_STACK, wiping_stack};
 use crate::ids::{AccountHandle, Environment};
 use crate::runtime::actor::Operation as _;
@@ -34,26 +34,31 @@ impl Core {
         self: &Arc<Self>,
         token: &SessionToken,
         origin: Option<&str>,
-    ) -> Result<(AccountHandle, Environment, Arc<SessionClaims>), Error> {
+    ) -> Result<CheckedSession, Error> {
         if self.is_closing() {
             return Err(Error::Closed);
         }
-        let parts = TokenParts::parse(token).map_err(|_| Error::InvalidToken)?;
-        let handle = parts.handle;
-        let view = match self.view(handle).await {
-            Ok(view) => view,
-            Err(Error::NotFound { .. }) => return Err(Error::InvalidToken),
-            Err(error) => return Err(error),
-        };
-        match self.check(parts, &view, origin) {
-            Ok(claims) => {
-                let claims = Arc::new(claims);
-                if claims.single_use {
-                    Box::pin(self.ask(handle, Caller::Vault, Consume(Arc::clone(&claims)))).await?;
+        let (handle, checked) = match self.check(token, origin, |handle| self.router.view(self, handle)) {
+            Ok(session) => (session.handle, Ok(session)),
+            Err(Refused::NotAToken) => return Err(Error::InvalidToken),
+            Err(Refused::NotLoaded(handle)) => {
+                // Not looked for at the actor afterwards: it may be passivated by then.
+                match Box::pin(self.ask(handle, Caller::Vault, Load)).await {
+                    Ok(view) => (handle, self.check(token, origin, |_| Some(view))),
+                    Err(Error::NotFound { .. }) => return Err(Error::InvalidToken),
+                    Err(error) => return Err(error),
                 }
-                Ok((handle, view.owner.environment, claims))
             }
-            Err((actor, reason)) => {
+            Err(refused @ Refused::Because { handle, .. }) => (handle, Err(refused)),
+        };
+        match checked {
+            Ok(session) => {
+                if session.claims.single_use {
+                    Box::pin(self.ask(handle, Caller::Vault, Consume(Arc::clone(&session.claims)))).await?;
+                }
+                Ok(session)
+            }
+            Err(Refused::Because { actor, reason, .. }) => {
                 let noted = Box::pin(self.ask(handle, Caller::Vault, NoteDenial { actor, what: DOING, reason })).await;
                 match noted {
                     // Overload is no reason to tell a bad token from a good one.
@@ -61,6 +66,7 @@ impl Core {
                     Err(error) => Err(error),
                 }
             }
+            Err(Refused::NotAToken | Refused::NotLoaded(_)) => Err(Error::InvalidToken),
         }
     }
 
@@ -91,17 +97,27 @@ impl Core {
         Ok(*minted)
     }
 
-    async fn view(self: &Arc<Self>, handle: AccountHandle) -> Result<Arc<AccountView>, Error> {
-        if let Some(view) = self.router.resident(self, &handle).and_then(|resident| resident.view.load_full()) {
-            return Ok(view);
-        }
-        // Not looked for at the actor afterwards: it may be passivated by then.
-        Box::pin(self.ask(handle, Caller::Vault, Load)).await
-    }
-
+    /// Takes a token apart, finds the account's view and checks the token against it, all in one stack frame that is wiped.
     fn check(
         &self,
-        parts: TokenParts,
+        token: &SessionToken,
+        origin: Option<&str>,
+        view: impl FnOnce(&AccountHandle) -> Option<Arc<AccountView>>,
+    ) -> Result<CheckedSession, Refused> {
+        wiping_stack::<TOKEN_STACK, _>(|| {
+            let mut room = Room::new();
+            let parts = TokenParts::parse(token, &mut room).map_err(|InvalidToken| Refused::NotAToken)?;
+            let handle = parts.handle;
+            let view = view(&handle).ok_or(Refused::NotLoaded(handle))?;
+            let claims = self.check_parts(parts, &view, origin);
+            let claims = claims.map_err(|(actor, reason)| Refused::Because { handle, actor, reason })?;
+            Ok(CheckedSession { handle, environment: view.owner.environment, claims: Arc::new(claims) })
+        })
+    }
+
+    fn check_parts(
+        &self,
+        parts: TokenParts<'_>,
         view: &AccountView,
         origin: Option<&str>,
     ) -> Result<SessionClaims, (AuditActor, DenialReason)> {
@@ -111,11 +127,8 @@ impl Core {
         if parts.environment != owner.environment {
             return Err(forged);
         }
-        let claims = wiping_stack::<TOKEN_STACK, _>(|| {
-            let key = view.token_key(&self.keyring)?;
-            parts.open(&key, &owner.vault).ok()
-        });
-        let claims = claims.ok_or(forged)?;
+        let claims = view.with_token_key(&self.keyring, |key| parts.open(key, &owner.vault));
+        let Some(Ok(claims)) = claims else { return Err(forged) };
         let facts =
             TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent.get(&claims.id).map(|token| token.spent) };
         let reason = match session_token::check(&claims, &facts, self.clock.now()) {
@@ -125,6 +138,23 @@ impl Core {
         };
         Err((AuditActor::Session { id: claims.id, subject: claims.subject }, reason))
     }
+}
+
+/// Whose a token is, and what it says.
+pub(crate) struct CheckedSession {
+    pub(crate) handle: AccountHandle,
+    pub(crate) environment: Environment,
+    pub(crate) claims: Arc<SessionClaims>,
+}
+
+/// Why a token opens nothing.
+enum Refused {
+    /// It names no account.
+    NotAToken,
+    /// The account that it names has to be loaded first.
+    NotLoaded(AccountHandle),
+    /// What the audit of the account that it names will say.
+    Because { handle: AccountHandle, actor: AuditActor, reason: DenialReason },
 }
 
 /// What a session that was opened before is checked against: having used its token up itself is no reason to end it.

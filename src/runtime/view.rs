@@ -10,7 +10,7 @@ use crate::domain::account::sealed::{SealedCredential, SealedCredentials};
 use crate::domain::account::state::AccountState;
 use crate::domain::claims::SessionClaims;
 use crate::domain::credential::Revealed;
-use crate::domain::{Key, Keyring, session_token};
+use crate::domain::{KeyBytes, Keyring, session_token};
 use crate::ids::{ConnectionId, SessionTokenId};
 use crate::secret::SessionToken;
 
@@ -44,19 +44,19 @@ impl AccountView {
         self.credentials.find(connection)
     }
 
-    /// Opens a credential of this view. `None` when it does not open.
+    /// Opens a credential of this view. `None` when it does not open. Call it inside a stack frame that is wiped.
     pub(crate) fn open(&self, keyring: &Keyring, credential: &SealedCredential) -> Option<Box<Revealed>> {
-        credential.open(&self.owner, &keyring.unmask(&self.keys.records))
+        keyring.with_unmasked(&self.keys.records, |key| credential.open(&self.owner, key))
     }
 
-    /// The account's token key. `None` when it does not open.
-    pub(crate) fn token_key(&self, keyring: &Keyring) -> Option<Key> {
-        self.keys.token.as_ref().map(|key| keyring.unmask(key))
+    /// Lends the account's token key. `None` when it does not open. Call it inside a stack frame that is wiped.
+    pub(crate) fn with_token_key<R>(&self, keyring: &Keyring, work: impl FnOnce(&KeyBytes) -> R) -> Option<R> {
+        self.keys.token.as_ref().map(|key| keyring.with_unmasked(key, work))
     }
 
-    /// Seals claims under the account's token key. `None` when that does not open.
+    /// Seals claims under the account's token key. `None` when that does not open. Call it inside a stack frame that is wiped.
     pub(crate) fn seal(&self, keyring: &Keyring, claims: &SessionClaims) -> Option<SessionToken> {
         let owner = &self.owner;
-        Some(session_token::seal(&self.token_key(keyring)?, &owner.vault, owner.environment, &owner.handle, claims))
+        self.with_token_key(keyring, |key| session_token::seal(key, &owner.vault, owner.environment, &owner.handle, claims))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::domain::account::records::{Owner, RecordKey};
 use crate::domain::account::state::{AccountState, Stamp, open_current};
 use crate::domain::credential::Revealed;
-use crate::domain::{Key, Plaintext};
+use crate::domain::{KeyBytes, Plaintext};
 use crate::ids::ConnectionId;
 
 /// How many sealed bytes are kept of one account. With the default bound on resident accounts, 200 MiB in all at the very most.
@@ -23,7 +23,7 @@ pub(crate) struct SealedCredential {
 
 impl SealedCredential {
     /// Opens the credential with the account's record key. `None` when it does not open. Call it inside a stack frame that is wiped.
-    pub(crate) fn open(&self, owner: &Owner, record_key: &Key) -> Option<Box<Revealed>> {
+    pub(crate) fn open(&self, owner: &Owner, record_key: &KeyBytes) -> Option<Box<Revealed>> {
         let plain: Plaintext =
             open_current(record_key, owner, RecordKey::Secret(self.connection), self.stamp, &self.sealed).ok()?;
         Revealed::parse(plain).map(Box::new)

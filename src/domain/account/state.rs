@@ -11,7 +11,7 @@ use crate::domain::account::keys::{AccountKeys, RecordKeys, WrappedKeys};
 use crate::domain::account::records::{ChainEnds, HeadRecord, InfoRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use crate::domain::audit;
 use crate::domain::head::Digest;
-use crate::domain::{Key, Keyring, OpenFailed, Plaintext};
+use crate::domain::{Key, KeyBytes, Keyring, OpenFailed, Plaintext};
 use crate::ids::{ConnectionId, SessionTokenId};
 
 /// Which version of a row is the current one: a row with another revision or tag is not what was acknowledged.
@@ -233,7 +233,7 @@ fn open_record(
 
 /// Opens a record of the current key version that is known to be the acknowledged one.
 pub(crate) fn open_current(
-    record_key: &Key,
+    record_key: &KeyBytes,
     owner: &Owner,
     key: RecordKey,
     stamp: Stamp,
