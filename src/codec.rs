@@ -20,6 +20,13 @@ const LIMIT: usize = 128 * 1024;
 #[error("stored value can't be decoded ({0})")]
 pub(crate) struct CodecError(&'static str);
 
+impl CodecError {
+    /// For layouts that are put together of this one's parts.
+    pub(crate) const fn of(what: &'static str) -> Self {
+        Self(what)
+    }
+}
+
 /// Encodes a value that is not secret.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     let mut bytes = Vec::with_capacity(USUAL);
@@ -37,7 +44,8 @@ fn put<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
     bincode::serde::encode_into_writer(value, Appender(bytes), config()).map_err(|_| CodecError("not encodable"))
 }
 
-/// An encoded value that is put together of parts, some of which are encoded already. What comes out is what [`encode`] makes of the whole.
+/// An encoded value that is put together of parts. Behind the version byte of [`encode`] its layout is its own, of the codec's numbers and of
+/// bytes.
 pub(crate) struct Parts(Vec<u8>);
 
 impl Parts {
@@ -49,13 +57,8 @@ impl Parts {
     }
 
     /// A number, or how many values of a sequence follow.
-    pub(crate) fn number(&mut self, number: u64) -> Result<(), CodecError> {
-        put(&number, &mut self.0)
-    }
-
-    /// A value that [`encode`] encoded.
-    pub(crate) fn encoded(&mut self, value: &[u8]) {
-        self.0.extend_from_slice(value.get(1..).unwrap_or_default());
+    pub(crate) fn number(&mut self, number: u64) {
+        put_number(number, &mut self.0);
     }
 
     /// Bytes of an array, or parts that were put together before.
@@ -87,13 +90,8 @@ impl Small {
 
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {
-        let [a, b, c, d, ..] = number.to_le_bytes();
-        match number {
-            0..=250 => self.bytes(&[a]),
-            251..=0xffff => self.bytes(&[251, a, b]),
-            0x1_0000..=0xffff_ffff => self.bytes(&[252, a, b, c, d]),
-            _ => self.bytes(&[253]).bytes(&number.to_le_bytes()),
-        }
+        let (bytes, len) = number_bytes(number);
+        self.bytes(&bytes[..len])
     }
 
     /// An array of bytes.
@@ -111,12 +109,95 @@ impl Small {
     }
 }
 
+/// Puts a number at the end of a buffer.
+pub(crate) fn put_number(number: u64, bytes: &mut Vec<u8>) {
+    let (number, len) = number_bytes(number);
+    bytes.extend_from_slice(&number[..len]);
+}
+
+/// A number's encoding, and how many bytes it has.
+fn number_bytes(number: u64) -> ([u8; 9], usize) {
+    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+    match number {
+        0..=250 => ([a, 0, 0, 0, 0, 0, 0, 0, 0], 1),
+        251..=0xffff => ([251, a, b, 0, 0, 0, 0, 0, 0], 3),
+        0x1_0000..=0xffff_ffff => ([252, a, b, c, d, 0, 0, 0, 0], 5),
+        _ => ([253, a, b, c, d, e, f, g, h], 9),
+    }
+}
+
+/// Reads the parts of an encoded value one by one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Behind the version byte.
+    pub(crate) fn of(encoded: &'a [u8]) -> Result<Self, CodecError> {
+        body(encoded).map(Self)
+    }
+
+    /// Of bytes that have no version byte.
+    #[cfg(test)]
+    pub(crate) fn of_body(body: &'a [u8]) -> Self {
+        Self(body)
+    }
+
+    /// A number in its one encoding.
+    pub(crate) fn number(&mut self) -> Result<u64, CodecError> {
+        let [first] = *self.array()?;
+        let number = match first {
+            0..=250 => u64::from(first),
+            251 => u64::from(u16::from_le_bytes(*self.array()?)),
+            252 => u64::from(u32::from_le_bytes(*self.array()?)),
+            253 => u64::from_le_bytes(*self.array()?),
+            _ => return Err(CodecError("not a number")),
+        };
+        let shortest = match first {
+            251 => 251,
+            252 => 0x1_0000,
+            253 => 0x1_0000_0000,
+            _ => 0,
+        };
+        if number < shortest { Err(CodecError("a number in too many bytes")) } else { Ok(number) }
+    }
+
+    /// The bytes of an array.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], CodecError> {
+        let (array, rest) = self.0.split_first_chunk().ok_or(CodecError("cut short"))?;
+        self.0 = rest;
+        Ok(array)
+    }
+
+    /// So many bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], CodecError> {
+        let (bytes, rest) = self.0.split_at_checked(count).ok_or(CodecError("cut short"))?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nothing may be left over.
+    pub(crate) fn finish(self) -> Result<(), CodecError> {
+        if self.0.is_empty() { Ok(()) } else { Err(CodecError("bytes left over")) }
+    }
+}
+
 /// Decodes what [`encode`] made; bytes left over are an error.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_body(body(bytes)?)
+}
+
+fn body(bytes: &[u8]) -> Result<&[u8], CodecError> {
     let (version, body) = bytes.split_first().ok_or(CodecError("empty"))?;
-    if *version != BINCODE_2 {
-        return Err(CodecError("unknown codec version"));
-    }
+    if *version == BINCODE_2 { Ok(body) } else { Err(CodecError("unknown codec version")) }
+}
+
+/// [`decode`] of what has no version byte.
+pub(crate) fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     match bincode::serde::decode_from_slice(body, config()) {
         Ok((value, used)) if used == body.len() => Ok(value),
         Ok(_) => Err(CodecError("bytes left over")),
@@ -141,6 +222,21 @@ impl bincode::enc::write::Writer for Appender<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_codec_and_have_one_encoding() {
+        for number in [0, 1, 250, 251, 0xffff, 0x1_0000, 0xffff_ffff, 0x1_0000_0000, u64::MAX] {
+            let mut bytes = Vec::new();
+            put_number(number, &mut bytes);
+            assert_eq!([&[BINCODE_2], bytes.as_slice()].concat(), encode(&number).unwrap());
+            let mut from = Reader(&bytes);
+            assert_eq!(from.number().unwrap(), number);
+            from.finish().unwrap();
+        }
+        for long in [&[251, 250, 0][..], &[252, 255, 255, 0, 0], &[253, 255, 255, 255, 255, 0, 0, 0, 0], &[254], &[251, 1], &[]] {
+            assert!(Reader(long).number().is_err(), "{long:?}");
+        }
+    }
 
     #[test]
     fn round_trip_and_refusals() {

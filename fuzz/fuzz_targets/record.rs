@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
         // The general codec may accept a number in more bytes than it would write, so these settle after one turn.
         b'p' => settles(bytes, fuzzing::provider_settings),
         b'a' => settles(bytes, fuzzing::audit_segment),
+        b'j' => settles(bytes, fuzzing::journal_row),
         _ => {}
     }
 });

@@ -3,9 +3,11 @@
 //!
 //! ```text
 //! link(n) = mac(chain key, link(n-1) ‖ sequence (8 bytes, big-endian) ‖ encoded entry)
+//! segment = number of entries ‖ packed entries ‖ 4 bytes of each link but the last ‖ the last link
 //! ```
 //!
-//! Entries are stored in segments of one or more, each one sealed row. The chain's ends stand in the account's head.
+//! Entries are stored in segments of one or more, each one sealed row. The chain's ends stand in the account's head. Every link follows from
+//! the one before; the last of a segment is what proves it, and the beginnings of the others tell at which entry a break is.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,15 +16,16 @@ use crate::codec::{self, CodecError};
 use crate::domain::denial::DenialReason;
 use crate::domain::entries::Slice;
 use crate::domain::oauth::refresh::{ReauthReason, RefreshFailure};
+use crate::domain::packed::{Packer, Unpacker};
 use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTokenId};
 
 /// The most entries of one segment: keeps a row well under what an engine takes.
 pub(crate) const SEGMENT_ENTRIES: usize = 64;
 
 /// The numbers that variants have in their encoding: their places in their enums.
-const BY_API_KEY: u64 = 0;
-const SECRET_REVEALED: u64 = 12;
-const SESSION_MINTED: u64 = 13;
+pub(super) const BY_API_KEY: u64 = 0;
+pub(super) const SECRET_REVEALED: u64 = 12;
+pub(super) const SESSION_MINTED: u64 = 13;
 
 /// One entry of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,12 +283,29 @@ impl From<AuditEntry> for NewEntry {
     }
 }
 
-/// A segment as it is sealed.
-#[derive(Debug, Serialize, Deserialize)]
-struct Segment {
+/// A segment, opened and taken apart.
+struct Segment<'a> {
     entries: Vec<NewEntry>,
-    /// The link of each entry, so that a break is found at the entry and not somewhere in the segment.
-    links: Vec<[u8; 32]>,
+    /// The beginnings of all links but the last.
+    checks: &'a [u8],
+    last_link: &'a [u8; 32],
+}
+
+/// How many bytes of a link tell at which entry of a segment the chain breaks.
+const CHECK_BYTES: usize = 4;
+
+impl<'a> Segment<'a> {
+    fn decode(plain: &'a [u8]) -> Result<Self, CodecError> {
+        let mut from = codec::Reader::of(plain)?;
+        let count = from.number()?;
+        let mut unpacker = Unpacker::default();
+        // Each entry takes a byte at least, so that a wrong number ends soon.
+        let entries = (0..count).map(|_| unpacker.next(&mut from)).collect::<Result<Vec<_>, _>>()?;
+        let others = entries.len().checked_sub(1).ok_or(CodecError::of("a segment without entries"))?;
+        let segment = Self { entries, checks: from.bytes(others * CHECK_BYTES)?, last_link: from.array()? };
+        from.finish()?;
+        Ok(segment)
+    }
 }
 
 /// Appends an entry; one more refusal of the same kind in a row only raises the count, so that a flood of bad tokens can't flood
@@ -302,25 +322,28 @@ pub(crate) fn encode_segment(
     first: u64,
     before: &[u8; 32],
     entries: Slice<'_>,
-) -> Result<(Vec<u8>, [u8; 32]), CodecError> {
-    const MORE: usize = 32;
+) -> (Vec<u8>, [u8; 32]) {
+    const MORE: usize = 48;
     let mut last = *before;
-    let mut links = Vec::with_capacity(entries.len() * last.len());
-    let mut segment = codec::Parts::with_capacity(entries.bytes().len() + entries.len() * last.len() + MORE);
-    segment.number(entries.len() as u64)?;
+    let mut packer = Packer::default();
+    let mut checks = Vec::with_capacity(entries.len() * CHECK_BYTES);
     for (sequence, (entry, _)) in (first..).zip(entries.iter()) {
         last = link(&mac, &last, sequence, entry);
-        links.extend_from_slice(&last);
-        segment.encoded(entry);
+        checks.extend_from_slice(&last[..CHECK_BYTES]);
+        packer.push(entry);
     }
-    segment.number(entries.len() as u64)?;
-    segment.bytes(&links);
-    Ok((segment.finish(), last))
+    checks.truncate(checks.len().saturating_sub(CHECK_BYTES));
+    let mut segment = codec::Parts::with_capacity(packer.len() + checks.len() + MORE);
+    segment.number(entries.len() as u64);
+    segment.bytes(&packer.take());
+    segment.bytes(&checks);
+    segment.bytes(&last);
+    (segment.finish(), last)
 }
 
 /// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
 pub(crate) fn decode_segment(first: u64, plain: &[u8]) -> Result<Vec<AuditEntry>, CodecError> {
-    let segment: Segment = codec::decode(plain)?;
+    let segment = Segment::decode(plain)?;
     Ok((first..)
         .zip(segment.entries)
         .map(|(sequence, entry)| AuditEntry {
@@ -333,10 +356,10 @@ pub(crate) fn decode_segment(first: u64, plain: &[u8]) -> Result<Vec<AuditEntry>
         .collect())
 }
 
-/// The number of entries of a segment and its last link. A segment without entries counts as one without end.
+/// The number of entries of a segment and its last link.
 pub(crate) fn segment_end(plain: &[u8]) -> Result<(u64, [u8; 32]), CodecError> {
-    let segment: Segment = codec::decode(plain)?;
-    Ok((segment.entries.len() as u64, segment.links.last().copied().unwrap_or_default()))
+    let segment = Segment::decode(plain)?;
+    Ok((segment.entries.len() as u64, *segment.last_link))
 }
 
 /// Walks a chain from its first kept entry.
@@ -358,17 +381,15 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         if first != self.next {
             return Err(broken);
         }
-        let segment: Segment = codec::decode(plain).map_err(|_| broken)?;
-        if segment.entries.len() != segment.links.len() || segment.entries.is_empty() {
-            return Err(broken);
-        }
+        let segment = Segment::decode(plain).map_err(|_| broken)?;
         let mut encoded = Vec::new();
-        for (entry, stored) in segment.entries.iter().zip(&segment.links) {
+        let stored = segment.checks.chunks(CHECK_BYTES).chain(std::iter::once(&segment.last_link[..]));
+        for (entry, stored) in segment.entries.iter().zip(stored) {
             let broken = BrokenLink { sequence: self.next };
             encoded.clear();
             entry.encode_into(&mut encoded).map_err(|_| broken)?;
             self.link = link(&self.mac, &self.link, self.next, &encoded);
-            if self.link != *stored {
+            if !self.link.starts_with(stored) {
                 return Err(broken);
             }
             self.next += 1;
@@ -390,9 +411,23 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
     }
 }
 
-/// The link of an encoded entry.
+/// The link of an encoded entry. The entry is one part with what goes before it, which has a fixed length: most links take one block of the
+/// hash less than with three.
 fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, entry: &[u8]) -> [u8; 32] {
-    mac(&[before, &sequence.to_be_bytes(), entry])
+    const BEFORE: usize = 32 + 8;
+    const USUAL: usize = 160;
+    let (mut usual, mut long) = ([0; USUAL], Vec::new());
+    let part = match usual.get_mut(..BEFORE + entry.len()) {
+        Some(part) => part,
+        None => {
+            long.resize(BEFORE + entry.len(), 0);
+            &mut long[..]
+        }
+    };
+    part[..32].copy_from_slice(before);
+    part[32..BEFORE].copy_from_slice(&sequence.to_be_bytes());
+    part[BEFORE..].copy_from_slice(entry);
+    mac(&[part])
 }
 
 #[cfg(test)]
@@ -457,12 +492,8 @@ mod tests {
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
         let encoded = Entries::of(&entries);
-        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.slice(0..2)).unwrap();
-        let (two, end) = encode_segment(mac, 3, &middle, encoded.slice(2..6)).unwrap();
-        // Put together of parts, and the same bytes as of the whole.
-        for plain in [&one, &two] {
-            assert_eq!(&codec::encode(&codec::decode::<Segment>(plain).unwrap()).unwrap(), plain);
-        }
+        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.slice(0..2));
+        let (two, end) = encode_segment(mac, 3, &middle, encoded.slice(2..6));
         let check = |segments: &[(u64, &[u8])]| {
             let mut check = ChainCheck::new(mac, 1, [0; 32]);
             segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
@@ -473,12 +504,19 @@ mod tests {
         assert_eq!(check(&[(3, &two)]), Err(BrokenLink { sequence: 1 }));
         assert_eq!(check(&[(1, &one), (5, &two)]), Err(BrokenLink { sequence: 3 }));
         // Entry 5 written with another time: the links before it hold.
-        let mut forged: Segment = codec::decode(&two).unwrap();
-        forged.entries[2].at = Timestamp::from_millis(99);
-        assert_eq!(check(&[(1, &one), (3, &codec::encode(&forged).unwrap())]), Err(BrokenLink { sequence: 5 }));
+        let mut forged = entries.clone();
+        forged[4].at = Timestamp::from_millis(99);
+        let mut packer = Packer::default();
+        Entries::of(&forged).slice(2..6).iter().for_each(|(entry, _)| packer.push(entry));
+        let forged = [&two[..2], &packer.take(), &two[two.len() - 3 * CHECK_BYTES - 32..]].concat();
+        assert_eq!(decode_segment(3, &forged).unwrap()[2].at, Timestamp::from_millis(99));
+        assert_eq!(check(&[(1, &one), (3, &forged)]), Err(BrokenLink { sequence: 5 }));
+        // Nothing but the last link is wrong.
+        let mut end_changed = two.clone();
+        *end_changed.last_mut().unwrap() ^= 1;
+        assert_eq!(check(&[(1, &one), (3, &end_changed)]), Err(BrokenLink { sequence: 6 }));
         let (other, _) =
-            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, encoded.slice(2..6))
-                .unwrap();
+            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, encoded.slice(2..6));
         assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
     }
 }

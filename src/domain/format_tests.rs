@@ -10,12 +10,14 @@ use super::account::keys::AccountKeys;
 use super::account::records::{ChainEnds, ConnectionRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use super::account::state::AccountState;
 use super::api_key::ApiKeyRecord;
-use super::audit::{self, AuditAction, AuditActor};
+use super::audit::{self, AuditAction, AuditActor, NewEntry};
 use super::credential::{Credential, CredentialKind, Revealed};
 use super::denial::DenialReason;
 use super::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, HandleRow, RowName, TombstoneRow, WheelRow};
+use super::entries::Entries;
 use super::grants::{Permission, Permissions};
 use super::head::Digest;
+use super::journal::{self, JournalRow, Noted, Unkept};
 use super::oauth::client::OAuthClient;
 use super::oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
 use super::oauth::refresh::{Intent, ReauthReason, RefreshFailure, RefreshState, Renewal, Which};
@@ -66,6 +68,32 @@ fn documented_account_is_loaded_and_proven() {
     let entries = audit::decode_segment(1, segment).unwrap();
     assert_eq!((entries.len(), entries[0].sequence, entries[0].at), (1, 1, NOW));
     assert_eq!((&entries[0].actor, &entries[0].action), (&AuditActor::Host, &AuditAction::AccountCreated));
+}
+
+#[test]
+fn documented_row_of_the_journal_is_read_and_written() {
+    let plain = Vector::of(PAGE, "journal").bytes("row");
+    let row = JournalRow::decode(&plain).unwrap();
+    let [one, two] = &row.accounts[..] else { panic!("two accounts") };
+    assert_eq!((one.handle, one.first, one.entries.len()), (handle(), 7, 3));
+    assert_eq!((two.first, two.entries.len()), (1, 2));
+    let minted = |entry: &NewEntry| match &entry.action {
+        AuditAction::SessionMinted { session, expires } => (entry.at, session.as_bytes()[0], expires.since(entry.at)),
+        other => panic!("{other:?}"),
+    };
+    let at = |millis| Timestamp::from_millis(NOW.as_millis() + millis);
+    assert_eq!(minted(&one.entries[0]), (NOW, 0x10, Duration::from_secs(900)));
+    assert_eq!(minted(&one.entries[1]), (at(40), 0x20, Duration::from_secs(60)));
+    let reason = DenialReason::Revoked;
+    assert_eq!(one.entries[2].action, AuditAction::Denied { what: "using a credential".into(), reason, count: 2 });
+    assert_eq!(minted(&two.entries[0]), (at(30), 0x30, Duration::from_secs(900)));
+    assert_eq!((two.entries[1].at, &two.entries[1].action), (at(30), &AuditAction::SecretRevealed));
+    let first = AuditActor::ApiKey(ApiKeyId::from_bytes(std::array::from_fn(|at| 0x10 + at as u8)));
+    assert!(one.entries[0].actor == first && two.entries[1].actor == first && two.entries[0].actor != first);
+
+    let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
+    let rows = journal::rows(row.accounts.iter().map(unkept));
+    assert_eq!(rows.iter().map(|row| row.plain.as_slice()).collect::<Vec<_>>(), [&plain[..]]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub(crate) mod inject;
 pub(crate) mod journal;
 pub(crate) mod oauth;
 mod origin;
+pub(crate) mod packed;
 pub(crate) mod provider;
 pub(crate) mod session_token;
 

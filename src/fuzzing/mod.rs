@@ -21,6 +21,7 @@ use crate::domain::audit;
 use crate::domain::credential::{Credential, Revealed};
 use crate::domain::entries::Entries;
 use crate::domain::inject;
+use crate::domain::journal::{self, JournalRow, Noted, Unkept};
 use crate::domain::provider::ProviderSettings;
 use crate::domain::session_token::{self, Room, SessionClaims, TokenParts};
 use crate::ids::{AccountHandle, Environment, ProviderName, VaultId};
@@ -118,9 +119,17 @@ pub fn provider_settings(bytes: &[u8]) -> Option<Vec<u8>> {
 pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
     let key = vector_key();
-    let (bytes, _) =
-        audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], Entries::of(&entries).all()).ok()?;
+    let (bytes, _) = audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], Entries::of(&entries).all());
     Some(bytes)
+}
+
+/// A row of the journal: its notes, put into a row again. `None` as well when there are none, or too many for one.
+#[must_use]
+pub fn journal_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    let row = JournalRow::decode(bytes).ok()?;
+    let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
+    let mut rows = journal::rows(row.accounts.iter().map(unkept));
+    if rows.len() == 1 { rows.pop().map(|row| row.plain) } else { None }
 }
 
 /// A vault's header, taken apart and written again.
@@ -165,6 +174,7 @@ mod tests {
                     "credential" => super::credential(&bytes[1..]).as_deref() == Some(&bytes[1..]),
                     "header" => super::vault_header(&bytes[1..]).as_deref() == Some(&bytes[1..]),
                     "provider" => super::provider_settings(&bytes[1..]).as_deref() == Some(&bytes[1..]),
+                    "journal" => super::journal_row(&bytes[1..]).as_deref() == Some(&bytes[1..]),
                     "audit" => super::audit_segment(&bytes[1..]).as_deref() == Some(&bytes[1..]),
                     "refused" => super::opened_token(&text()).is_none() && super::api_key(&text()).is_none(),
                     other => panic!("seed of no kind: {other}"),

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use crate::codec;
 use crate::domain::directory::{JOURNAL_BUCKET, RowName};
 use crate::domain::error::Error;
 use crate::domain::journal::{self, JournalRow, Noted, Unkept};
@@ -144,7 +143,7 @@ impl Core {
         let mut index = self.journal.index();
         for (name, plain) in rows {
             let RowName::Journal(number) = name else { continue };
-            let row: JournalRow = codec::decode(&plain).map_err(|_| UNREADABLE)?;
+            let row = JournalRow::decode(&plain).map_err(|_| UNREADABLE)?;
             let written = Written { at: self.uptime_millis(), bytes: plain.len() };
             // Which shard is only asked for the order in which accounts are loaded.
             index.add(number, written, row.accounts.iter().map(|noted| (noted.handle, ShardId(0), noted.next())));
@@ -169,8 +168,10 @@ impl Core {
         // Its actor ended without merging what it had: the rows still have it.
         let mut kept = Vec::new();
         while number < end {
-            let row: Option<JournalRow> = self.directory.get(RowName::Journal(number)).await?;
-            kept.extend(row.into_iter().flat_map(|row| row.accounts).filter(|noted| noted.handle == *handle));
+            if let Some(plain) = self.directory.get_bytes(RowName::Journal(number)).await? {
+                let row = JournalRow::decode(&plain).map_err(|_| UNREADABLE)?;
+                kept.extend(row.accounts.into_iter().filter(|noted| noted.handle == *handle));
+            }
             number += 1;
         }
         Ok(kept)
@@ -179,7 +180,7 @@ impl Core {
     /// Makes notes durable.
     pub(crate) async fn write_journal(&self, noted: Vec<(ShardId, Unkept)>) -> Result<(), Error> {
         let shards: HashMap<_, _> = noted.iter().map(|(shard, noted)| (noted.handle, *shard)).collect();
-        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)).map_err(|_| UNREADABLE)? {
+        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)) {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
             let number = self.journal.index().next;

@@ -193,7 +193,7 @@ impl<'a> Draft<'a> {
             }
         }
         removes.extend(self.pruned.iter().map(|first| RecordKey::Audit(*first).to_bytes()));
-        self.seal_entries(&mut puts)?;
+        self.seal_entries(&mut puts);
         puts.push((RecordKey::Head.to_bytes(), self.seal_head()?));
         Ok(Change {
             puts,
@@ -207,13 +207,12 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn seal_entries(&mut self, puts: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Error> {
+    fn seal_entries(&mut self, puts: &mut Vec<(Vec<u8>, Vec<u8>)>) {
         for entries in std::mem::take(&mut self.entries).all().chunks(audit::SEGMENT_ENTRIES) {
             let chain = &mut self.facts.audit;
             let first = chain.next_sequence;
             let mac = |parts: &[&[u8]]| self.keys.audit.chain.mac(Label::AuditChain, parts);
-            let (plain, last_link) = audit::encode_segment(mac, first, &chain.last_link, entries)
-                .map_err(|_| Error::Internal { doing: "encoding audit entries" })?;
+            let (plain, last_link) = audit::encode_segment(mac, first, &chain.last_link, entries);
             chain.last_link = last_link;
             chain.last_segment = first;
             chain.next_sequence += entries.len() as u64;
@@ -221,7 +220,6 @@ impl<'a> Draft<'a> {
             let sealed = self.state.owner.with_aad(key, |aad| envelope::seal(&self.keys.audit.record, 1, aad, first, &plain));
             puts.push((key.to_bytes(), sealed));
         }
-        Ok(())
     }
 
     fn seal_head(&self) -> Result<Vec<u8>, Error> {
