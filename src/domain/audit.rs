@@ -492,8 +492,8 @@ mod tests {
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
         let encoded = Entries::of(&entries);
-        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.slice(0..2));
-        let (two, end) = encode_segment(mac, 3, &middle, encoded.slice(2..6));
+        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.all().split_at(2).0);
+        let (two, end) = encode_segment(mac, 3, &middle, encoded.all().split_at(2).1);
         let check = |segments: &[(u64, &[u8])]| {
             let mut check = ChainCheck::new(mac, 1, [0; 32]);
             segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
@@ -507,7 +507,7 @@ mod tests {
         let mut forged = entries.clone();
         forged[4].at = Timestamp::from_millis(99);
         let mut packer = Packer::default();
-        Entries::of(&forged).slice(2..6).iter().for_each(|(entry, _)| packer.push(entry));
+        Entries::of(&forged).all().split_at(2).1.iter().for_each(|(entry, _)| packer.push(entry));
         let forged = [&two[..2], &packer.take(), &two[two.len() - 3 * CHECK_BYTES - 32..]].concat();
         assert_eq!(decode_segment(3, &forged).unwrap()[2].at, Timestamp::from_millis(99));
         assert_eq!(check(&[(1, &one), (3, &forged)]), Err(BrokenLink { sequence: 5 }));
@@ -515,8 +515,12 @@ mod tests {
         let mut end_changed = two.clone();
         *end_changed.last_mut().unwrap() ^= 1;
         assert_eq!(check(&[(1, &one), (3, &end_changed)]), Err(BrokenLink { sequence: 6 }));
-        let (other, _) =
-            encode_segment(|parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts), 3, &middle, encoded.slice(2..6));
+        let (other, _) = encode_segment(
+            |parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts),
+            3,
+            &middle,
+            encoded.all().split_at(2).1,
+        );
         assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
     }
 }

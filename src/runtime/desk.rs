@@ -14,19 +14,21 @@ use crate::runtime::view::AccountView;
 
 /// One resident account's desk.
 #[derive(Debug)]
+// What a token needs comes first and together: each line of memory that has to be fetched takes as long as the cipher.
+#[repr(C)]
 pub(crate) struct Desk {
-    pub(crate) handle: AccountHandle,
-    pub(crate) shard: ShardId,
-    pub(crate) locator: [u8; 32],
-    /// Milliseconds since the vault was opened.
-    pub(crate) last_used: AtomicU64,
-    gate: Gate,
     /// What minting and checking a session token and revealing need, published by the actor; `None` until the account is loaded.
     pub(crate) view: ArcSwapOption<AccountView>,
-    /// What happened and is not in the audit yet.
-    pending: Mutex<Pending>,
+    /// Milliseconds since the vault was opened.
+    pub(crate) last_used: AtomicU64,
     /// On the list of those whose notes the journal is to take.
     pub(super) listed: AtomicBool,
+    pub(crate) shard: ShardId,
+    pub(crate) handle: AccountHandle,
+    gate: Gate,
+    /// What happened and is not in the audit yet.
+    pending: Mutex<Pending>,
+    pub(crate) locator: [u8; 32],
 }
 
 impl Desk {

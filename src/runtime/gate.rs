@@ -10,6 +10,7 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// A counted door. `word` holds the number inside and, in its highest bit, whether the door is closed to newcomers.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Gate {
     word: AtomicUsize,
     empty: Event,

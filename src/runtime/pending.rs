@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
 use crate::domain::audit::{AuditAction, NewEntry};
-use crate::domain::entries::{Entries, Slice};
+use crate::domain::entries::{Entries, Place, Slice};
 use crate::domain::journal::{Noted, Unkept, notes};
 use crate::ids::{AccountHandle, ConnectionId};
 
@@ -24,8 +24,8 @@ pub(crate) struct Pending {
     refusal: Option<Box<NewEntry>>,
     /// The number of the first note in `entries`.
     first: u64,
-    /// How many of the entries the journal has, and the number of the note after them.
-    kept: usize,
+    /// Up to where the journal has the entries, and the number of the note after them.
+    kept: Place,
     kept_next: u64,
     used: BTreeMap<ConnectionId, Timestamp>,
 }
@@ -119,13 +119,13 @@ impl Pending {
                 number += count;
             }
         }
-        self.kept = self.entries.len();
+        self.kept = self.entries.end();
     }
 
     /// The entries for the next commit, oldest first: as many as fit into one beside whatever else it brings.
     pub(crate) fn hand_to_commit(&mut self) -> Slice<'_> {
         self.freeze();
-        self.entries.slice(0..self.fitting())
+        self.entries.all().split_at(self.fitting()).0
     }
 
     /// Whether the entries need more than one commit.
@@ -147,25 +147,28 @@ impl Pending {
     pub(crate) fn hand_to_journal(&mut self, handle: AccountHandle) -> Option<Unkept> {
         self.freeze();
         let mut entries = Entries::default();
-        entries.extend(self.entries.slice(self.kept..self.entries.len()));
+        entries.extend(self.entries.since(self.kept));
         (!entries.is_empty()).then_some(Unkept { handle, first: self.kept_next, entries })
     }
 
     /// The journal has every note before this number. True when it is no longer needed for them.
     pub(crate) fn kept(&mut self, next: u64) -> bool {
-        for (_, notes) in self.entries.slice(self.kept..self.entries.len()).iter() {
+        let (since, mut count) = (self.entries.since(self.kept), 0);
+        for (_, notes) in since.iter() {
             if self.kept_next >= next {
                 break;
             }
             self.kept_next += notes;
-            self.kept += 1;
+            count += 1;
         }
+        self.kept = self.kept.behind(since.split_at(count).0);
         self.first >= next && self.used.is_empty()
     }
 
     fn remove(&mut self, count: usize) {
-        self.first += self.entries.remove_first(count);
-        self.kept = self.kept.saturating_sub(count);
+        let (notes, beginning) = self.entries.remove_first(count);
+        self.first += notes;
+        self.kept = self.kept.counted_from(beginning);
         self.kept_next = self.kept_next.max(self.first);
     }
 }

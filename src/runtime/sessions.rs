@@ -129,8 +129,7 @@ impl Core {
         }
         let claims = view.with_token_key(&self.keyring, |key| parts.open(key, &owner.vault));
         let Some(Ok(claims)) = claims else { return Err(forged) };
-        let facts =
-            TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent.get(&claims.id).map(|token| token.spent) };
+        let facts = TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent(&claims.id) };
         let reason = match session_token::check(&claims, &facts, self.clock.now()) {
             Ok(()) if claims.allows_origin(origin) => return Ok(claims),
             Ok(()) => DenialReason::OriginNotAllowed,
