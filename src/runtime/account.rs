@@ -26,7 +26,7 @@ use crate::runtime::events::EventKind;
 use crate::runtime::flights::Flights;
 use crate::runtime::loading::{self, KEYS};
 use crate::runtime::pending::Pending;
-use crate::runtime::view::AccountView;
+use crate::runtime::view::{AccountView, TokenView};
 use crate::storage::{Anchored, Commit, Mark, MarkStep, StorageError, Tree};
 
 /// What everybody hears of an account that is not there (any more).
@@ -67,8 +67,13 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn view(&self) -> Arc<AccountView> {
-        Arc::new(AccountView::of(&self.state, &self.keys, &self.credentials))
+    fn publish(&self, desk: &Desk) {
+        let view = AccountView::of(&self.state, &self.keys, &self.credentials);
+        desk.publish(self.token(), Arc::new(view));
+    }
+
+    fn token(&self) -> TokenView {
+        TokenView::of(&self.state, &self.keys)
     }
 }
 
@@ -142,7 +147,7 @@ impl Account {
         if self.loaded.borrow().is_none() {
             let loaded = self.load_proven().await?;
             self.recover(loaded.state.facts.noted).await?;
-            self.desk.view.store(Some(loaded.view()));
+            loaded.publish(&self.desk);
             self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
             *self.loaded.borrow_mut() = Some(loaded);
         }
@@ -155,9 +160,9 @@ impl Account {
         *self.loaded.borrow_mut() = None;
     }
 
-    /// What the account's callers see of it now.
-    pub(crate) fn loaded_view(&self) -> Result<Arc<AccountView>, Error> {
-        self.loaded.borrow().as_ref().map(Loaded::view).ok_or(Error::Internal { doing: "using an account that is not loaded" })
+    /// What tokens need of the account now.
+    pub(crate) fn loaded_token(&self) -> Result<TokenView, Error> {
+        self.loaded.borrow().as_ref().map(Loaded::token).ok_or(Error::Internal { doing: "using an account that is not loaded" })
     }
 
     /// Looks at the state between two awaits.
@@ -206,7 +211,7 @@ impl Account {
         if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at)
             && loaded.credentials.keep(&loaded.state, id, sealed)
         {
-            self.desk.view.store(Some(loaded.view()));
+            loaded.publish(&self.desk);
         }
         Ok(Some(plain))
     }
@@ -216,7 +221,7 @@ impl Account {
     pub(crate) fn forget_credentials(&self) {
         if let Some(loaded) = self.loaded.borrow_mut().as_mut() {
             loaded.credentials = SealedCredentials::default();
-            self.desk.view.store(Some(loaded.view()));
+            loaded.publish(&self.desk);
         }
     }
 
@@ -353,7 +358,7 @@ impl Account {
         let turn = self.changes.lock().await;
         self.retired.set(true);
         *self.desk.pending() = Pending::default();
-        self.desk.view.store(None);
+        self.desk.publish_nothing();
         drop(turn);
         flushed
     }
@@ -446,7 +451,7 @@ impl Account {
                 loaded.keys = keys;
             }
             loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
-            self.desk.view.store(Some(loaded.view()));
+            loaded.publish(&self.desk);
         }
         self.desk.pending().committed(waiting);
         // Borrowed till here.

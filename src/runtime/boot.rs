@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_listener::{Event as Signal, listener};
@@ -143,6 +143,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         swept: std::sync::Mutex::default(),
         denials: std::sync::Mutex::default(),
         housekeeping: Signal::new(),
+        last_round: AtomicU64::new(0),
         closing: AtomicBool::new(false),
         closing_begun: Signal::new(),
         work: Arc::default(),
@@ -214,7 +215,9 @@ async fn keep_house(core: Arc<Core>) {
             return;
         }
         let idle = u64::try_from(core.settings.idle_after.as_millis()).unwrap_or(u64::MAX);
-        core.router.passivate(core.uptime_millis(), idle, core.settings.max_resident_accounts).await;
+        // As of the last round: what was used since is not taken for idle.
+        core.router.passivate(core.coarse_uptime_millis(), idle, core.settings.max_resident_accounts).await;
+        core.last_round.store(core.uptime_millis(), Ordering::Relaxed);
         rounds += 1;
         if rounds % ROUNDS_PER_LAST_USED == 0
             && let Err(error) = core.write_last_used().await

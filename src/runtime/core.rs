@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// Refusals that wait to be written to the API-key audit.
     pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
     pub(crate) housekeeping: Signal,
+    /// When housekeeping last had a round, in milliseconds since the vault was opened.
+    pub(crate) last_round: AtomicU64,
     pub(crate) closing: AtomicBool,
     /// Told when closing begins.
     pub(crate) closing_begun: Signal,
@@ -114,6 +116,12 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Milliseconds from when the vault was opened to the last round of housekeeping, which is up to a second ago: which account was used
+    /// when needs no more, and is noted for every token.
+    pub(crate) fn coarse_uptime_millis(&self) -> u64 {
+        self.last_round.load(Ordering::Relaxed)
+    }
+
     /// Milliseconds since the vault was opened; what idleness is measured in, since the wall clock may step.
     pub(crate) fn uptime_millis(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)

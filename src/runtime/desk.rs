@@ -2,7 +2,7 @@
 //! that they go through, and the notes that they leave. All in one place: at a million accounts, what a token costs is mostly fetching it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use arc_swap::ArcSwapOption;
 
@@ -10,15 +10,13 @@ use crate::domain::audit::NewEntry;
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::gate::{Gate, Gated};
 use crate::runtime::pending::Pending;
-use crate::runtime::view::AccountView;
+use crate::runtime::view::{AccountView, TokenView};
 
 /// One resident account's desk.
 #[derive(Debug)]
 // What a token needs comes first and together: each line of memory that has to be fetched takes as long as the cipher.
 #[repr(C)]
 pub(crate) struct Desk {
-    /// What minting and checking a session token and revealing need, published by the actor; `None` until the account is loaded.
-    pub(crate) view: ArcSwapOption<AccountView>,
     /// Milliseconds since the vault was opened.
     pub(crate) last_used: AtomicU64,
     /// On the list of those whose notes the journal is to take.
@@ -26,23 +24,57 @@ pub(crate) struct Desk {
     pub(crate) shard: ShardId,
     pub(crate) handle: AccountHandle,
     gate: Gate,
+    token: RwLock<Option<TokenView>>,
     /// What happened and is not in the audit yet.
     pending: Mutex<Pending>,
+    view: ArcSwapOption<AccountView>,
     pub(crate) locator: [u8; 32],
 }
 
 impl Desk {
     pub(crate) fn new(handle: AccountHandle, shard: ShardId, locator: [u8; 32], now: u64) -> Self {
         Self {
-            handle,
-            shard,
-            locator,
             last_used: AtomicU64::new(now),
-            gate: Gate::default(),
-            view: ArcSwapOption::empty(),
-            pending: Mutex::default(),
             listed: AtomicBool::new(false),
+            shard,
+            handle,
+            gate: Gate::default(),
+            token: RwLock::default(),
+            pending: Mutex::default(),
+            view: ArcSwapOption::empty(),
+            locator,
         }
+    }
+
+    /// Shows those who are on threads of their own what the account is like from now on.
+    pub(crate) fn publish(&self, token: TokenView, view: Arc<AccountView>) {
+        *self.token_mut() = Some(token);
+        self.view.store(Some(view));
+    }
+
+    /// Shows them nothing from now on: they go to the actor.
+    pub(crate) fn publish_nothing(&self) {
+        *self.token_mut() = None;
+        self.view.store(None);
+    }
+
+    /// What minting and checking need; `None` until the account is loaded.
+    pub(crate) fn token(&self) -> Option<TokenView> {
+        self.with_token(Clone::clone)
+    }
+
+    /// Looks at what minting and checking need, for a few steps.
+    pub(crate) fn with_token<R>(&self, look: impl FnOnce(&TokenView) -> R) -> Option<R> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
+    }
+
+    /// What revealing needs; `None` until the account is loaded.
+    pub(crate) fn view(&self) -> Option<Arc<AccountView>> {
+        self.view.load_full()
+    }
+
+    fn token_mut(&self) -> RwLockWriteGuard<'_, Option<TokenView>> {
+        self.token.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits for the audit. Held for a few steps only, never over an `await`.

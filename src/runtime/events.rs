@@ -237,9 +237,14 @@ impl EventSender {
         Events { receiver, readers: Arc::clone(&self.readers) }
     }
 
+    /// Whether anybody listens.
+    pub(crate) fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
     /// Tells of an account. Costs nothing while nobody listens.
     pub(crate) fn send(&self, environment: Environment, id: &str, kind: EventKind) {
-        if self.readers.load(Ordering::Relaxed) == 0 {
+        if !self.has_readers() {
             return;
         }
         // The id was checked when the account was created.
@@ -250,7 +255,7 @@ impl EventSender {
 
     /// Tells of an API key.
     pub(crate) fn send_key(&self, environment: Environment, id: ApiKeyId, kind: ApiKeyEventKind) {
-        if self.readers.load(Ordering::Relaxed) > 0 {
+        if self.has_readers() {
             self.broadcast(Event::ApiKey { environment, id, kind });
         }
     }

@@ -72,6 +72,11 @@ impl KeyEntry {
         if environment != self.record.environment {
             return Err(DenialReason::AccountNotListed);
         }
+        self.check_locator(locator)
+    }
+
+    /// [`check_account`](Self::check_account) of an account that is known to be of the key's environment, or is asked for that apart.
+    pub(crate) fn check_locator(&self, locator: &[u8; 32]) -> Result<(), DenialReason> {
         self.record.check_account(locator)
     }
 

@@ -13,46 +13,56 @@ use crate::runtime::desk::Desk;
 use crate::runtime::events::EventKind;
 use crate::runtime::gate::Pass;
 use crate::runtime::key_table::KeyEntry;
-use crate::runtime::view::AccountView;
+use crate::runtime::view::{AccountView, TokenView};
 
 /// An account that is at hand, with nothing in the way of what its caller wants. Whatever there is to refuse, to load or to wait for, the
 /// account's actor sees to.
 pub(crate) struct Ready {
     /// While a place is taken the actor is not passivated, so that no note comes too late for it.
     desk: Pass<Desk>,
-    pub(crate) view: Arc<AccountView>,
 }
 
 impl Ready {
     pub(crate) fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry, needs: &Needs, now: Timestamp) -> Option<Self> {
-        if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched {
+        if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched || key.check(now).is_err() {
             return None;
         }
         let desk = core.router.enter(core, handle, core.settings.mailbox_capacity)?;
-        let view = desk.view.load_full()?;
-        let permitted = key.check_account(view.owner.environment, &desk.locator).is_ok()
+        let permitted = key.check_locator(&desk.locator).is_ok()
             && needs.permissions.iter().any(|permission| key.permissions().contains(*permission))
             && desk.pending().len() + 1 < MAX_PENDING;
-        let ready = Self { desk, view };
-        (permitted && ready.still(key, now)).then_some(ready)
+        permitted.then_some(Self { desk })
     }
 
-    /// Whether neither the key nor the account changed in a way that matters.
-    pub(crate) fn still(&self, key: &KeyEntry, now: Timestamp) -> bool {
-        self.still_with(key, now, |_| true)
+    /// What minting needs, if nothing refuses it.
+    pub(crate) fn token(&self, key: &KeyEntry) -> Option<TokenView> {
+        self.desk.token().filter(|token| token.environment == key.environment() && !token.disabled)
     }
 
-    /// [`still`](Self::still), and the view of now has what the caller used.
-    pub(crate) fn still_with(&self, key: &KeyEntry, now: Timestamp, used: impl FnOnce(&AccountView) -> bool) -> bool {
-        let view = self.desk.view.load();
-        let unchanged = view.as_ref().is_some_and(|view| view.epoch == self.view.epoch && !view.disabled && used(view));
-        unchanged && key.check(now).is_ok()
+    /// What revealing needs, if nothing refuses it.
+    pub(crate) fn view(&self, key: &KeyEntry) -> Option<Arc<AccountView>> {
+        self.desk.view().filter(|view| view.owner.environment == key.environment() && !view.disabled)
+    }
+
+    /// Whether neither the key nor the account changed in a way that matters to a token of this epoch.
+    pub(crate) fn still_mints(&self, key: &KeyEntry, now: Timestamp, epoch: u64) -> bool {
+        let unchanged = self.desk.with_token(|token| token.epoch == epoch && !token.disabled);
+        unchanged == Some(true) && key.check(now).is_ok()
+    }
+
+    /// Whether neither the key nor the account changed in a way that matters to a reveal, and the view of now has what was revealed.
+    pub(crate) fn still_reveals(&self, key: &KeyEntry, now: Timestamp, revealed: impl FnOnce(&AccountView) -> bool) -> bool {
+        self.view(key).is_some_and(|view| revealed(&view)) && key.check(now).is_ok()
     }
 
     /// Notes in the account's audit what was done, and tells the host's listeners.
     pub(crate) fn note(&self, core: &Arc<Core>, entry: NewEntry, told: EventKind) {
         self.desk.note(entry);
         core.list_notes(self.desk.all());
-        core.events.send(self.view.owner.environment, &self.view.linked_account_id, told);
+        if core.events.has_readers()
+            && let Some(view) = self.desk.view()
+        {
+            core.events.send(view.owner.environment, &view.linked_account_id, told);
+        }
     }
 }

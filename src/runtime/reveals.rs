@@ -39,15 +39,15 @@ impl Core {
     ) -> Option<Result<Box<Revealed>, Error>> {
         let now = self.clock.now();
         let ready = Ready::find(self, handle, key, &Reveal::NEEDS, now)?;
-        let credential = ready.view.credential(connection)?;
-        let opened =
-            catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| ready.view.open(&self.keyring, credential))));
+        let view = ready.view(key)?;
+        let credential = view.credential(connection)?;
+        let opened = catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| view.open(&self.keyring, credential))));
         let Ok(opened) = opened else { return Some(Err(Error::Internal { doing: Reveal::DOING })) };
         let revealed = opened?;
         // Asked again: a key that is revoked by now, an account or a connection that is disabled, and a credential that is replaced or
         // removed give nothing away.
         let same = |kept: &Arc<_>| Arc::ptr_eq(kept, credential);
-        if !ready.still_with(key, now, |view| view.credential(connection).is_some_and(same)) {
+        if !ready.still_reveals(key, now, |view| view.credential(connection).is_some_and(same)) {
             return None;
         }
         let actor = AuditActor::ApiKey(key.id());

@@ -19,7 +19,7 @@ use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
 use crate::runtime::desk::Desk;
 use crate::runtime::gate::{Gate, Gated as _, Pass, Refused};
-use crate::runtime::view::AccountView;
+use crate::runtime::view::TokenView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
 const PARTS: usize = 256;
@@ -114,9 +114,9 @@ impl Router {
         self.with(core, handle, |resident| Some(resident.clone()))
     }
 
-    /// What the account's actor published, if it is resident and loaded.
-    pub(crate) fn view(&self, core: &Core, handle: &AccountHandle) -> Option<Arc<AccountView>> {
-        self.with(core, handle, |resident| resident.desk.view.load_full())
+    /// What checking a token needs, if the account is resident and loaded.
+    pub(crate) fn token(&self, core: &Core, handle: &AccountHandle) -> Option<TokenView> {
+        self.with(core, handle, |resident| resident.desk.token())
     }
 
     /// A place at the account's desk, if it is resident and fewer than `places` are taken.
@@ -128,7 +128,7 @@ impl Router {
     fn with<R>(&self, core: &Core, handle: &AccountHandle, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
         let resident = part.get(handle)?;
-        resident.desk.last_used.store(core.uptime_millis(), Ordering::Relaxed);
+        resident.desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
         look(resident)
     }
 
@@ -171,7 +171,7 @@ impl Router {
         if core.is_closing() {
             return Started::Closing;
         }
-        let desk = Arc::new(Desk::new(handle, place.shard, place.locator, core.uptime_millis()));
+        let desk = Arc::new(Desk::new(handle, place.shard, place.locator, core.coarse_uptime_millis()));
         let address = {
             let (core, desk) = (Arc::clone(core), Arc::clone(&desk));
             let arbiter = core.arbiters.of(&handle).clone();

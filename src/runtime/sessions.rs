@@ -20,7 +20,7 @@ use crate::runtime::key_table::KeyEntry;
 use crate::runtime::ops::audit::NoteDenial;
 use crate::runtime::ops::sessions::{Consume, Load, Mint, MintedToken};
 use crate::runtime::ready::Ready;
-use crate::runtime::view::AccountView;
+use crate::runtime::view::TokenView;
 use crate::secret::SessionToken;
 
 const DOING: &str = "opening a session";
@@ -38,7 +38,7 @@ impl Core {
         if self.is_closing() {
             return Err(Error::Closed);
         }
-        let (handle, checked) = match self.check(token, origin, |handle| self.router.view(self, handle)) {
+        let (handle, checked) = match self.check(token, origin, |handle| self.router.token(self, handle)) {
             Ok(session) => (session.handle, Ok(session)),
             Err(Refused::NotAToken) => return Err(Error::InvalidToken),
             Err(Refused::NotLoaded(handle)) => {
@@ -78,14 +78,16 @@ impl Core {
         options: SessionOptions,
     ) -> Result<MintedToken, Error> {
         let now = self.clock.now();
-        if let Some(ready) = Ready::find(self, &handle, key, &Mint::NEEDS, now) {
-            let claims = options.claims(now, ready.view.epoch)?;
+        if let Some(ready) = Ready::find(self, &handle, key, &Mint::NEEDS, now)
+            && let Some(view) = ready.token(key)
+        {
+            let claims = options.claims(now, view.epoch)?;
             let sealed =
-                catch_unwind(AssertUnwindSafe(|| wiping_stack::<TOKEN_STACK, _>(|| ready.view.seal(&self.keyring, &claims))));
+                catch_unwind(AssertUnwindSafe(|| wiping_stack::<TOKEN_STACK, _>(|| view.seal(&self.keyring, &handle, &claims))));
             let sealed = sealed.map_err(|_| Error::Internal { doing: Mint::DOING })?;
             // Asked again: a key that is revoked by now, or an account that is disabled, gets nothing.
             if let Some(token) = sealed
-                && ready.still(key, now)
+                && ready.still_mints(key, now, view.epoch)
             {
                 let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
                 let entry = NewEntry { at: claims.issued, actor: AuditActor::ApiKey(key.id()), action, target: None };
@@ -102,7 +104,7 @@ impl Core {
         &self,
         token: &SessionToken,
         origin: Option<&str>,
-        view: impl FnOnce(&AccountHandle) -> Option<Arc<AccountView>>,
+        view: impl FnOnce(&AccountHandle) -> Option<TokenView>,
     ) -> Result<CheckedSession, Refused> {
         wiping_stack::<TOKEN_STACK, _>(|| {
             let mut room = Room::new();
@@ -111,23 +113,22 @@ impl Core {
             let view = view(&handle).ok_or(Refused::NotLoaded(handle))?;
             let claims = self.check_parts(parts, &view, origin);
             let claims = claims.map_err(|(actor, reason)| Refused::Because { handle, actor, reason })?;
-            Ok(CheckedSession { handle, environment: view.owner.environment, claims: Arc::new(claims) })
+            Ok(CheckedSession { handle, environment: view.environment, claims: Arc::new(claims) })
         })
     }
 
     fn check_parts(
         &self,
         parts: TokenParts<'_>,
-        view: &AccountView,
+        view: &TokenView,
         origin: Option<&str>,
     ) -> Result<SessionClaims, (AuditActor, DenialReason)> {
-        let owner = &view.owner;
         let forged = (AuditActor::Unknown, DenialReason::Forged);
         // The environment of the text decides nothing: the token must open under that of the account.
-        if parts.environment != owner.environment {
+        if parts.environment != view.environment {
             return Err(forged);
         }
-        let claims = view.with_token_key(&self.keyring, |key| parts.open(key, &owner.vault));
+        let claims = view.with_key(&self.keyring, |key| parts.open(key, &self.keyring.vault_id()));
         let Some(Ok(claims)) = claims else { return Err(forged) };
         let facts = TokenFacts { epoch: view.epoch, disabled: view.disabled, spent: view.spent(&claims.id) };
         let reason = match session_token::check(&claims, &facts, self.clock.now()) {

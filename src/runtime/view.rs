@@ -11,42 +11,68 @@ use crate::domain::account::state::AccountState;
 use crate::domain::claims::SessionClaims;
 use crate::domain::credential::Revealed;
 use crate::domain::{KeyBytes, Keyring, MaskedKey, session_token};
-use crate::ids::{ConnectionId, SessionTokenId};
+use crate::ids::{AccountHandle, ConnectionId, Environment, SessionTokenId};
 use crate::secret::SessionToken;
 
-/// An immutable view of an account; every change publishes another one. The keys in it are masked and the credentials sealed.
-#[derive(Debug)]
-// What a token needs comes first and together: each line of memory that has to be fetched takes as long as the cipher.
-#[repr(C)]
-pub(crate) struct AccountView {
-    token_key: Option<MaskedKey>,
-    pub(crate) owner: Owner,
-    pub(crate) disabled: bool,
+/// What tokens need of an account. It lies in the account's desk and is copied out of it. The key in it is masked.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenView {
+    /// `None` when the wrapped one does not open.
+    key: Option<MaskedKey>,
     pub(crate) epoch: u64,
     /// `None` when there are none, which needs no look elsewhere.
     spent: Option<Arc<BTreeMap<SessionTokenId, SpentToken>>>,
+    pub(crate) environment: Environment,
+    pub(crate) disabled: bool,
+}
+
+/// An immutable view of an account for those who reveal; every change publishes another one. The key in it is masked and the
+/// credentials are sealed.
+#[derive(Debug)]
+pub(crate) struct AccountView {
+    pub(crate) owner: Owner,
     pub(crate) linked_account_id: Arc<str>,
+    pub(crate) disabled: bool,
     credentials: SealedCredentials,
     record_key: MaskedKey,
 }
 
-impl AccountView {
-    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: &SealedCredentials) -> Self {
+impl TokenView {
+    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys) -> Self {
         Self {
-            token_key: keys.token.clone(),
-            owner: state.owner,
-            disabled: state.facts.disabled,
+            key: keys.token.clone(),
             epoch: state.facts.epoch,
             spent: (!state.spent.is_empty()).then(|| Arc::clone(&state.spent)),
-            linked_account_id: Arc::clone(&state.facts.linked_account_id),
-            credentials: credentials.clone(),
-            record_key: keys.records.clone(),
+            environment: state.owner.environment,
+            disabled: state.facts.disabled,
         }
     }
 
     /// Whether a token was revoked or used up.
     pub(crate) fn spent(&self, token: &SessionTokenId) -> Option<Spent> {
         self.spent.as_ref().and_then(|spent| spent.get(token)).map(|token| token.spent)
+    }
+
+    /// Lends the account's token key. `None` when it does not open. Call it inside a stack frame that is wiped.
+    pub(crate) fn with_key<R>(&self, keyring: &Keyring, work: impl FnOnce(&KeyBytes) -> R) -> Option<R> {
+        self.key.as_ref().map(|key| keyring.with_unmasked(key, work))
+    }
+
+    /// Seals claims under the account's token key. `None` when that does not open. Call it inside a stack frame that is wiped.
+    pub(crate) fn seal(&self, keyring: &Keyring, handle: &AccountHandle, claims: &SessionClaims) -> Option<SessionToken> {
+        self.with_key(keyring, |key| session_token::seal(key, &keyring.vault_id(), self.environment, handle, claims))
+    }
+}
+
+impl AccountView {
+    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: &SealedCredentials) -> Self {
+        Self {
+            owner: state.owner,
+            linked_account_id: Arc::clone(&state.facts.linked_account_id),
+            disabled: state.facts.disabled,
+            credentials: credentials.clone(),
+            record_key: keys.records.clone(),
+        }
     }
 
     /// The credential of a connection, if it is kept.
@@ -57,16 +83,5 @@ impl AccountView {
     /// Opens a credential of this view. `None` when it does not open. Call it inside a stack frame that is wiped.
     pub(crate) fn open(&self, keyring: &Keyring, credential: &SealedCredential) -> Option<Box<Revealed>> {
         keyring.with_unmasked(&self.record_key, |key| credential.open(&self.owner, key))
-    }
-
-    /// Lends the account's token key. `None` when it does not open. Call it inside a stack frame that is wiped.
-    pub(crate) fn with_token_key<R>(&self, keyring: &Keyring, work: impl FnOnce(&KeyBytes) -> R) -> Option<R> {
-        self.token_key.as_ref().map(|key| keyring.with_unmasked(key, work))
-    }
-
-    /// Seals claims under the account's token key. `None` when that does not open. Call it inside a stack frame that is wiped.
-    pub(crate) fn seal(&self, keyring: &Keyring, claims: &SessionClaims) -> Option<SessionToken> {
-        let owner = &self.owner;
-        self.with_token_key(keyring, |key| session_token::seal(key, &owner.vault, owner.environment, &owner.handle, claims))
     }
 }

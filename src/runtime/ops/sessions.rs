@@ -18,7 +18,7 @@ use crate::runtime::account::{Account, Turn};
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Caller, Needs, refuse};
 use crate::runtime::events::EventKind;
-use crate::runtime::view::AccountView;
+use crate::runtime::view::TokenView;
 use crate::secret::SessionToken;
 
 /// The longest that a token lives, and so the longest that it must be remembered as revoked.
@@ -50,7 +50,7 @@ impl Operation for Mint {
     async fn run(self, account: &Rc<Account>, caller: &Admitted<'_>) -> Result<Box<MintedToken>, Error> {
         let epoch = account.with_state(|state| state.facts.epoch)?;
         let claims = self.0.claims(account.now(), epoch)?;
-        let token = account.loaded_view()?.seal(&account.core.keyring, &claims);
+        let token = account.loaded_token()?.seal(&account.core.keyring, &account.handle(), &claims);
         let token = token.ok_or_else(|| account.damaged(Damage("the account's token key does not open")))?;
         let action = AuditAction::SessionMinted { session: claims.id, expires: claims.expires };
         account.note(caller.actor(), action, None).await?;
@@ -169,13 +169,13 @@ impl Operation for ReadSession {
 pub(crate) struct Load;
 
 impl Operation for Load {
-    type Answer = Arc<AccountView>;
+    type Answer = TokenView;
     const DOING: &'static str = "loading an account";
     const NEEDS: Needs = Needs::vault_only();
 
-    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<Arc<AccountView>, Error> {
+    async fn run(self, account: &Rc<Account>, _: &Admitted<'_>) -> Result<TokenView, Error> {
         account.ready().await?;
-        account.loaded_view()
+        account.loaded_token()
     }
 }
 
