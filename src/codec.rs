@@ -117,13 +117,18 @@ pub(crate) fn put_number(number: u64, bytes: &mut Vec<u8>) {
 
 /// A number's encoding, and how many bytes it has.
 fn number_bytes(number: u64) -> ([u8; 9], usize) {
-    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
-    match number {
-        0..=250 => ([a, 0, 0, 0, 0, 0, 0, 0, 0], 1),
-        251..=0xffff => ([251, a, b, 0, 0, 0, 0, 0, 0], 3),
-        0x1_0000..=0xffff_ffff => ([252, a, b, c, d, 0, 0, 0, 0], 5),
-        _ => ([253, a, b, c, d, e, f, g, h], 9),
-    }
+    let (mark, len) = match number {
+        0..=250 => (None, 1),
+        251..=0xffff => (Some(251), 2),
+        0x1_0000..=0xffff_ffff => (Some(252), 4),
+        _ => (Some(253), 8),
+    };
+    let mut bytes = [0; 9];
+    let begin = usize::from(mark.is_some());
+    bytes[0] = mark.unwrap_or_default();
+    // All eight, of which the last ones may be zeros: a copy of a fixed length is one instruction.
+    bytes[begin..begin + 8].copy_from_slice(&number.to_le_bytes());
+    (bytes, begin + len)
 }
 
 /// Reads the parts of an encoded value one by one.

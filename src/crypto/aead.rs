@@ -57,7 +57,7 @@ pub(super) fn open(
     .map_err(|Unspecified| OpenFailed)
 }
 
-/// HChaCha20: a key for one value of `input`, unrelated to those for others. Call it inside a stack frame that is wiped.
+/// `HChaCha20`: a key for one value of `input`, unrelated to those for others. Call it inside a stack frame that is wiped.
 pub(super) fn hchacha(key: &[u8; KEY_BYTES], input: &[u8; HCHACHA_BYTES]) -> [u8; KEY_BYTES] {
     chacha20::hchacha::<chacha20::R20>(key.into(), input.into()).into()
 }

@@ -111,7 +111,8 @@ impl Row {
             // Packed, an entry has two bytes more than encoded at most.
             let fits = self.packer.len() + entry.len() + 2 <= room;
             // No entry has more than a few hundred bytes.
-            if !fits && !(self.accounts.is_empty() && count == 0) {
+            let is_first = self.accounts.is_empty() && count == 0;
+            if !fits && !is_first {
                 break;
             }
             self.packer.push(entry);
