@@ -70,7 +70,6 @@ impl Layer {
 const CONTAINED: &[(&str, &str)] = &[
     ("sled", "storage/sled"),
     ("orion", "crypto/"),
-    ("ring", "crypto/"),
     ("chacha20", "crypto/"),
     ("actix", "runtime/"),
     ("actix_rt", "runtime/"),

@@ -16,7 +16,7 @@ use super::aead::{self, HCHACHA_BYTES};
 use super::derive::KEY_BYTES;
 use super::key::KeyBytes;
 use super::rng;
-use super::wipe::{PRIMITIVE_STACK, wiping_stack};
+use super::wipe::{MASK_STACK, wiping_stack};
 
 /// A masked key. Only the [`Keyring`](super::keyring::Keyring) that masked it gives the key back.
 #[derive(Clone)]
@@ -30,13 +30,20 @@ impl MaskedKey {
         let mut salt = [0; HCHACHA_BYTES];
         rng::fill(&mut salt);
         let mut masked = [0; KEY_BYTES];
-        wiping_stack::<PRIMITIVE_STACK, _>(|| xor(mask_key, &salt, key.expose(), &mut masked));
+        wiping_stack::<MASK_STACK, _>(|| xor(mask_key, &salt, key.expose(), &mut masked));
         Self { salt, masked }
     }
 
     /// Lends the key. Call it inside a stack frame that is wiped.
     pub(super) fn with<R>(&self, mask_key: &[u8; KEY_BYTES], work: impl FnOnce(&KeyBytes) -> R) -> R {
-        KeyBytes::in_frame(|key| xor(mask_key, &self.salt, &self.masked, key), work)
+        KeyBytes::in_frame(|key| wiping_stack::<MASK_STACK, _>(|| xor(mask_key, &self.salt, &self.masked, key)), work)
+    }
+}
+
+impl Drop for MaskedKey {
+    /// The mask key outlives the account's: what was masked before a rotation or a deletion is gone with it.
+    fn drop(&mut self) {
+        self.masked.zeroize();
     }
 }
 

@@ -1,5 +1,5 @@
-//! Audit entries as they are encoded: once, when they are noted. The journal's row, the link in the chain and the audit's segment take
-//! these bytes as they are.
+//! Audit entries as they are encoded: once, when they are noted. The link in the chain is over these bytes as they are; the journal's row and
+//! the audit's segment pack them.
 
 use crate::codec::{self, CodecError};
 use crate::domain::audit::NewEntry;

@@ -38,7 +38,10 @@ impl JournalRow {
         let part = |_| {
             let (handle, first, count) = (AccountHandle::from_bytes(*from.array()?), from.number()?, from.number()?);
             // Each entry takes a byte at least, so that a wrong number ends soon.
-            let entries = (0..count).map(|_| unpacker.next(&mut from)).collect::<Result<_, _>>()?;
+            let entries = (0..count).map(|_| unpacker.next(&mut from)).collect::<Result<Vec<_>, _>>()?;
+            // So that nobody who counts on from here goes beyond the last number.
+            let next = entries.iter().map(notes).try_fold(first, u64::checked_add);
+            next.ok_or(CodecError::of("notes beyond the last number"))?;
             Ok(Noted { handle, first, entries })
         };
         let accounts = (0..parts).map(part).collect::<Result<_, CodecError>>()?;
@@ -108,8 +111,8 @@ impl Row {
         let room = ROW_BYTES.saturating_sub(self.parts.len() + MORE_BYTES);
         let (mut count, mut next) = (0, first);
         for (entry, notes) in entries.iter() {
-            // Packed, an entry has two bytes more than encoded at most.
-            let fits = self.packer.len() + entry.len() + 2 <= room;
+            // Packed, an entry has three bytes more than encoded at most, unless the host's clock jumps; there is room for that too.
+            let fits = self.packer.len() + entry.len() + 3 <= room;
             // No entry has more than a few hundred bytes.
             let is_first = self.accounts.is_empty() && count == 0;
             if !fits && !is_first {

@@ -100,9 +100,11 @@ impl Unpacker {
         let kind = from.number()?;
         if kind == AS_ENCODED {
             let length = usize::try_from(from.number()?).map_err(|_| MALFORMED)?;
-            let entry: NewEntry = codec::decode_body(from.bytes(length)?)?;
-            // Whatever has another spelling must have that.
-            return if is_common(&entry) { Err(MALFORMED) } else { Ok(entry) };
+            let plain = from.bytes(length)?;
+            let entry: NewEntry = codec::decode_body(plain)?;
+            // Whatever has another spelling must have that, numbers in the codec's own included.
+            let is_as_encoded = codec::encode(&entry)?.get(1..) == Some(plain);
+            return if is_as_encoded && !is_common(&entry) { Ok(entry) } else { Err(MALFORMED) };
         }
         let at = self.0.at.wrapping_add(unsigned(from.number()?));
         self.0.at = at;

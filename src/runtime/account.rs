@@ -158,6 +158,7 @@ impl Account {
     pub(crate) fn distrust(&self) {
         // A panic leaves no borrow behind, since borrows end before every await and with every unwinding frame.
         *self.loaded.borrow_mut() = None;
+        self.desk.publish_nothing();
     }
 
     /// What tokens need of the account now.

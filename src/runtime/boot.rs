@@ -143,7 +143,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         swept: std::sync::Mutex::default(),
         denials: std::sync::Mutex::default(),
         housekeeping: Signal::new(),
-        last_round: AtomicU64::new(0),
+        coarse_uptime: AtomicU64::new(0),
         closing: AtomicBool::new(false),
         closing_begun: Signal::new(),
         work: Arc::default(),
@@ -165,6 +165,7 @@ fn open(place: Box<dyn Place>, opening: Opening) -> Result<(Arc<Core>, Threads),
         threads.stop();
         return Err(error.into());
     }
+    core.arbiters.spawn(keep_time(Arc::clone(&core)));
     core.arbiters.spawn(keep_house(Arc::clone(&core)));
     core.arbiters.spawn(Arc::clone(&core).turn_wheel());
     core.arbiters.spawn(Arc::clone(&core).keep_journal_short());
@@ -203,21 +204,38 @@ pub(crate) async fn close(core: &Arc<Core>) -> Result<(), Error> {
     }
 }
 
+/// How often housekeeping comes, and time goes on for those who note when an account was used.
+fn tick(core: &Core) -> Duration {
+    HOUSEKEEPING.min(core.settings.idle_after.max(CROWDED))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lets time go on, whatever housekeeping waits for, until the vault closes.
+async fn keep_time(core: Arc<Core>) {
+    while !core.is_closing() {
+        core.coarse_uptime.store(core.uptime_millis(), Ordering::Relaxed);
+        core.sleep_until_closing(tick(&core)).await;
+    }
+}
+
 /// Passivates what is idle or too much, until the vault closes.
 async fn keep_house(core: Arc<Core>) {
     let mut rounds = 0;
     while !core.is_closing() {
         listener!(core.housekeeping => woken);
         let crowded = core.router.len() > core.settings.max_resident_accounts;
-        let pause = if crowded { CROWDED } else { HOUSEKEEPING.min(core.settings.idle_after.max(CROWDED)) };
+        let pause = if crowded { CROWDED } else { tick(&core) };
         drop(select(Box::pin(actix::clock::sleep(pause)), woken).await);
         if core.is_closing() {
             return;
         }
-        let idle = u64::try_from(core.settings.idle_after.as_millis()).unwrap_or(u64::MAX);
-        // As of the last round: what was used since is not taken for idle.
-        core.router.passivate(core.coarse_uptime_millis(), idle, core.settings.max_resident_accounts).await;
-        core.last_round.store(core.uptime_millis(), Ordering::Relaxed);
+        let idle = millis(core.settings.idle_after);
+        // A use may be later than noted by up to a tick: it is not taken for idle that much too early.
+        let now = core.coarse_uptime_millis().saturating_sub(millis(tick(&core)));
+        core.router.passivate(now, idle, core.settings.max_resident_accounts).await;
         rounds += 1;
         if rounds % ROUNDS_PER_LAST_USED == 0
             && let Err(error) = core.write_last_used().await

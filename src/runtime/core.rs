@@ -102,8 +102,8 @@ pub(crate) struct Core {
     /// Refusals that wait to be written to the API-key audit.
     pub(crate) denials: Mutex<BTreeMap<Environment, Vec<NewEntry>>>,
     pub(crate) housekeeping: Signal,
-    /// When housekeeping last had a round, in milliseconds since the vault was opened.
-    pub(crate) last_round: AtomicU64,
+    /// Milliseconds since the vault was opened, set every second.
+    pub(crate) coarse_uptime: AtomicU64,
     pub(crate) closing: AtomicBool,
     /// Told when closing begins.
     pub(crate) closing_begun: Signal,
@@ -116,10 +116,10 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Milliseconds from when the vault was opened to the last round of housekeeping, which is up to a second ago: which account was used
-    /// when needs no more, and is noted for every token.
+    /// [`uptime_millis`](Self::uptime_millis) as it was up to a second ago: which account was used when needs no more, and is noted for every
+    /// token.
     pub(crate) fn coarse_uptime_millis(&self) -> u64 {
-        self.last_round.load(Ordering::Relaxed)
+        self.coarse_uptime.load(Ordering::Relaxed)
     }
 
     /// Milliseconds since the vault was opened; what idleness is measured in, since the wall clock may step.

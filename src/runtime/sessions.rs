@@ -25,8 +25,8 @@ use crate::secret::SessionToken;
 
 const DOING: &str = "opening a session";
 
-/// How much of the stack is wiped after a token was sealed or opened: what the primitives use, and room for the frames above them.
-const TOKEN_STACK: usize = PRIMITIVE_STACK * 3 / 2;
+/// How much of the stack is wiped after a token was sealed or opened: the frames above the primitives, which wipe what they use by themselves.
+const TOKEN_STACK: usize = PRIMITIVE_STACK;
 
 impl Core {
     /// Checks a token and finds its account. Every refusal is [`Error::InvalidToken`]; the reason stands in the account's audit.
