@@ -5,7 +5,7 @@
 //! sealed = ChaCha20-Poly1305(subkey, 0^4 ‖ nonce[16..24], aad, plaintext)      (draft-irtf-cfrg-xchacha-03 on RFC 8439)
 //! ```
 //!
-//! The second line is ring's, in assembly with vectors: a third of what portable code takes. Neither crate wipes what it leaves on the
+//! The second line is ring's, in assembly with vectors: 1 KiB takes 0.3 of what portable code takes, a token 0.7. Neither crate wipes what it leaves on the
 //! stack, so nothing here is called outside [`wiping_stack`]. orion, which does it all in portable Rust, gives the tests a second opinion.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
