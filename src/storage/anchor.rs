@@ -40,7 +40,7 @@ const MAGIC: &[u8; 8] = b"AHANCHOR";
 const FORMAT: u16 = 1;
 const KIND_DIRECTORY: u8 = 1;
 const KIND_SHARD: u8 = 2;
-const MAC_BYTES: usize = 32;
+pub(super) const MAC_BYTES: usize = 32;
 
 /// The anchor of the directory: the memory of the whole vault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

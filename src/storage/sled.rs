@@ -6,7 +6,8 @@
 //! | `place.rs` | the lock, the header, the look at a foreign directory |
 //! | `engine.rs` `tree.rs` | the two traits |
 //! | `committer.rs` `lane.rs` | the threads that alone write to sled; one database's line and turn |
-//! | `group.rs` `settling.rs` | applying commits together; reads wait until what they met is durable |
+//! | `commit_log.rs` `frames.rs` | where a commit becomes durable; its files |
+//! | `group.rs` | writing commits of several databases together, and applying them |
 //! | `watchdog.rs` | a hang or a failed write becomes an error |
 //! | `database.rs` `rows.rs` | one sled database; how rows lie in it |
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
@@ -16,6 +17,7 @@
 //! | `faults.rs` | failures that a test asks for |
 
 mod anchors;
+mod commit_log;
 mod committer;
 mod core;
 #[cfg(test)]
@@ -28,6 +30,7 @@ mod engine;
 mod fault_tests;
 mod faults;
 mod files;
+mod frames;
 mod group;
 mod header;
 mod keeper;
@@ -35,7 +38,6 @@ mod lane;
 mod place;
 mod rebuild;
 mod rows;
-mod settling;
 mod shards;
 mod shred;
 #[cfg(test)]

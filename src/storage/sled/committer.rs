@@ -7,7 +7,7 @@
 //!
 //! - [`MAX_COMMITTERS`]: never more than two databases have write tasks queued at once.
 //! - One committer at a time per database: a database's turn is its lock (`lane.rs`).
-//! - Little is written between two flushes (`group.rs`): sled keeps one free segment back, so a whole segment of log lies
+//! - Little is written between two flushes (`database.rs`): sled keeps one free segment back, so a whole segment of log lies
 //!   between queueing a truncation and waiting for it. If at least one flush falls in between, the truncation, queued before
 //!   the writes that the flush waited for, has been taken from the queue by then, and it needs no lock to finish.
 //!
@@ -18,17 +18,20 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::lane::Lane;
+
 /// The bound on threads that write to sled, in the whole process. More would let write tasks of more databases fill sled's
 /// pool; two are enough to let one database sync while another writes.
 const MAX_COMMITTERS: usize = 2;
 
 /// Something that has work for a committer.
 pub(super) trait Turn: Send + Sync {
-    /// Does a bounded piece of the work, and becomes [ready](Membership::ready) again if there is more.
+    /// Does a bounded piece of the work, and becomes [ready](Membership::ready) again if there is more. It panics only by a mistake of this
+    /// crate, since calls into sled are caught one by one.
     fn take_turn(self: Arc<Self>);
 
-    /// The turn panicked: a mistake of this crate, since calls into sled are caught one by one.
-    fn panicked(self: Arc<Self>);
+    /// The database whose commits can be written now, together with another one's.
+    fn companion(self: Arc<Self>) -> Option<Arc<Lane>>;
 }
 
 /// A vault's membership of the pool, ended when dropped. The threads end with the last one.
@@ -88,6 +91,21 @@ impl Membership {
             WORK.notify_one();
         }
     }
+
+    /// Takes the next one in this vault's line if its commits can be written together with another one's.
+    pub(super) fn companion(&self) -> Option<Arc<Lane>> {
+        let mut guard = lock();
+        let pool = guard.as_mut()?;
+        let line = pool.vaults.get_mut(&self.0)?;
+        let lane = line.front()?.clone().companion()?;
+        let taken = line.pop_front();
+        if line.is_empty() {
+            pool.order.retain(|id| *id != self.0);
+        }
+        drop(guard);
+        drop(taken);
+        Some(lane)
+    }
 }
 
 impl Drop for Membership {
@@ -132,12 +150,8 @@ fn work() {
             continue;
         };
         drop(guard);
-        let taken = turn.clone();
-        if catch_unwind(AssertUnwindSafe(|| taken.take_turn())).is_err() {
-            turn.panicked();
-        } else {
-            drop(turn);
-        }
+        // Whoever has the turn poisons its vault.
+        let _ = catch_unwind(AssertUnwindSafe(|| turn.take_turn()));
         guard = lock();
     }
 }
@@ -164,16 +178,24 @@ mod tests {
 
     impl Turn for Named {
         fn take_turn(self: Arc<Self>) {
+            let _said = (self.0 == "panics").then(|| Said(self.1.lock().unwrap().clone()));
             assert_ne!(self.0, "panics");
             if let Some(sender) = &*self.1.lock().unwrap() {
                 sender.send(self.0).unwrap();
             }
         }
 
-        fn panicked(self: Arc<Self>) {
-            if let Some(sender) = &*self.1.lock().unwrap() {
-                sender.send("panicked").unwrap();
-            }
+        fn companion(self: Arc<Self>) -> Option<Arc<Lane>> {
+            None
+        }
+    }
+
+    /// What a panic drops.
+    struct Said(Option<mpsc::Sender<&'static str>>);
+
+    impl Drop for Said {
+        fn drop(&mut self) {
+            self.0.as_ref().unwrap().send("panicked").unwrap();
         }
     }
 
@@ -199,11 +221,13 @@ mod tests {
             self.1.lock().unwrap().push(self.0);
         }
 
-        fn panicked(self: Arc<Self>) {}
+        fn companion(self: Arc<Self>) -> Option<Arc<Lane>> {
+            None
+        }
     }
 
     #[test]
-    fn a_turn_that_panics_is_told_so_and_the_threads_go_on() {
+    fn a_turn_that_panics_ends_and_the_threads_go_on() {
         let membership = Membership::join().unwrap();
         let (sender, receiver) = mpsc::channel();
         for name in ["panics", "panics", "panics", "works"] {
@@ -224,7 +248,9 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
 
-            fn panicked(self: Arc<Self>) {}
+            fn companion(self: Arc<Self>) -> Option<Arc<Lane>> {
+                None
+            }
         }
         let membership = Membership::join().unwrap();
         let turn = Arc::new(Slow);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::{AnchorSeal, Location, StorageError};
 use super::SledOptions;
 use super::anchors::Anchors;
+use super::commit_log::CommitLog;
 use super::committer::{Membership, Turn};
 use super::database::Failure;
 use super::keeper::Keeper;
@@ -20,6 +21,7 @@ pub(super) struct Core {
     pub(super) seal: Arc<dyn AnchorSeal>,
     pub(super) watchdog: Arc<Watchdog>,
     pub(super) anchors: Anchors,
+    pub(super) log: CommitLog,
     pub(super) keeper: Keeper,
     /// The open shards, by number.
     pub(super) open: Mutex<BTreeMap<u32, Arc<Lane>>>,
@@ -40,22 +42,26 @@ impl Core {
         seal: Arc<dyn AnchorSeal>,
         anchors: Anchors,
         room: super::shards::Room,
-    ) -> std::io::Result<Self> {
-        let watchdog = Watchdog::start(options.stall_timeout)?;
-        let pool = Mutex::new(Some(Membership::join()?));
+    ) -> Result<Self, StorageError> {
+        let starting = |error| io_error("start the storage engine", error);
+        let (log, notes) = CommitLog::load(&root, seal.clone())?;
+        let watchdog = Watchdog::start(options.stall_timeout).map_err(starting)?;
+        let pool = Mutex::new(Some(Membership::join().map_err(starting)?));
+        notes.iter().for_each(|detail| tracing::warn!(detail, "the commit log was damaged"));
         Ok(Self {
             root,
             options,
             seal,
             watchdog,
             anchors,
+            log,
             keeper: Keeper::default(),
             open: Mutex::default(),
             room: Mutex::new(room),
             rewriting: super::shred::Line::default(),
             waiting: AtomicUsize::new(0),
             pool,
-            repaired: Mutex::default(),
+            repaired: Mutex::new(notes),
             uses: AtomicU64::new(0),
         })
     }
@@ -65,6 +71,11 @@ impl Core {
         if let Some(pool) = &*locked(&self.pool) {
             pool.ready(turn);
         }
+    }
+
+    /// Another database of the vault whose commits can be written now.
+    pub(super) fn companion(&self) -> Option<Arc<Lane>> {
+        locked(&self.pool).as_ref()?.companion()
     }
 
     pub(super) fn leave_pool(&self) {

@@ -2,25 +2,37 @@
 //! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as MapEntry;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
-
-use ::sled::Transactional as _;
-use ::sled::transaction::TransactionError;
 
 use super::super::{Anchored, Commit, Mark, Row};
 use super::files;
-use super::rows::{self, Entry};
+use super::rows::{self, Entry, PART_BYTES};
 use super::watchdog::{Caller, Watchdog};
 
 /// sled's segment. A quarter of it is the largest entry that stays in the log, and a whole one must lie between queueing a
 /// truncation and waiting for it (see `committer.rs`). It can't change for a database that exists.
 pub(super) const SEGMENT_BYTES: usize = 512 * 1024;
+
+/// The most that is written between two flushes, but for one entry. sled writes up to about seven times as much to its log (a page is
+/// written anew every ten changes, cleaning moves another one, splitting a page writes both halves), so less than half a segment of
+/// log lies between two flushes, and a flush between queueing a truncation and waiting for it: the condition under which sled can't
+/// deadlock (see `committer.rs`).
+const FLUSH_BYTES: usize = 32 * 1024;
+const FLUSH_COMMITS: usize = 64;
+
+/// What an entry counts beside its own bytes.
+pub(super) const ENTRY_BYTES: usize = 64;
+
+/// What a removed entry counts: removing makes sled merge and rewrite pages.
+pub(super) const REMOVAL_BYTES: usize = 1024;
+
+/// What a new tree counts: it makes sled rewrite its list of trees.
+pub(super) const CREATION_BYTES: usize = PART_BYTES;
 
 /// How long to wait for the lock of a database that was just closed: tasks of sled's pool hold it for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +51,16 @@ pub(super) struct Database {
     /// Our own descriptor of the log: sled's flush is no fsync.
     log: File,
     rouser: Arc<Rouser>,
+    /// Held while a commit is applied, which is not one step for sled.
+    whole: RwLock<()>,
+    unflushed: Mutex<Unflushed>,
+}
+
+/// What was written since the last flush.
+#[derive(Default)]
+struct Unflushed {
+    bytes: usize,
+    commits: usize,
 }
 
 /// Wakes a flush that sleeps in sled for a write which has failed: of a write that fails at the end of a segment sled keeps the error and
@@ -120,6 +142,7 @@ impl Database {
     /// Makes a tree. A write.
     pub(super) fn create_tree(&self, name: &[u8]) -> Result<(), Failure> {
         let tree = guarded(|| self.db.open_tree(name))?;
+        self.unflushed().bytes += CREATION_BYTES;
         self.trees().insert(name.to_vec(), tree);
         Ok(())
     }
@@ -178,41 +201,56 @@ impl Database {
         Ok(found)
     }
 
-    /// Applies commits whose marks were checked and that have no row in common, all of them or none. A write, and not durable before
-    /// [`sync`](Self::sync).
+    /// Keeps commits from being applied meanwhile, so that what is read is of one moment.
+    pub(super) fn between_commits(&self) -> RwLockReadGuard<'_, ()> {
+        self.whole.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies a commit whose marks were checked, and makes its tree first if it is to. A write, and not durable before
+    /// [`sync`](Self::sync). `flush` is called as often as it must be.
     ///
-    /// They are one batch of sled, whatever trees they are of: for each batch sled writes its log buffer out twice, each time by another
-    /// thread, and meanwhile no read of the process goes on.
-    pub(super) fn apply<'a>(&self, commits: impl Iterator<Item = (&'a [u8], &'a Commit)>) -> Result<(), Failure> {
-        let mut batches: BTreeMap<&[u8], (sled::Tree, sled::Batch)> = BTreeMap::new();
-        for (name, commit) in commits {
-            let (tree, batch) = match batches.entry(name) {
-                MapEntry::Occupied(begun) => begun.into_mut(),
-                MapEntry::Vacant(free) => {
-                    let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-                    free.insert((tree, sled::Batch::default()))
-                }
-            };
-            put_into(batch, tree, commit)?;
+    /// An error, or a crash, may leave half of it: the commit log has it whole, and applying it again completes it. As one batch
+    /// of sled it would cost two writes of its log, each by another thread, during which no read of the process goes on.
+    pub(super) fn apply(
+        &self,
+        name: &[u8],
+        create: bool,
+        commit: &Commit,
+        flush: &dyn Fn() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let make_room = |bytes, commits| if self.is_full(bytes, commits) { flush() } else { Ok(()) };
+        make_room(0, 1)?;
+        let _half = self.whole.write().unwrap_or_else(PoisonError::into_inner);
+        if create && !self.has_tree(name) {
+            make_room(CREATION_BYTES, 0)?;
+            self.create_tree(name)?;
         }
-        let (trees, mut batches): (Vec<_>, Vec<_>) = batches.into_values().unzip();
-        match trees.as_slice() {
-            [] => Ok(()),
-            [tree] => guarded(|| tree.apply_batch(batches.remove(0))),
-            trees => guarded(|| {
-                let applied = trees
-                    .transaction(|trees| trees.iter().zip(&batches).try_for_each(|(tree, batch)| Ok(tree.apply_batch(batch)?)));
-                applied.map_err(|error| match error {
-                    TransactionError::Storage(error) => error,
-                    // Nothing above asks for it.
-                    TransactionError::Abort(()) => sled::Error::Unsupported("a batch gave itself up".into()),
-                })
-            }),
+        let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
+        for (key, entry) in changes(&tree, commit)? {
+            let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
+            make_room(bytes, 0)?;
+            guarded(|| match entry {
+                Some(entry) => tree.insert(key, entry).map(drop),
+                None => tree.remove(key).map(drop),
+            })?;
+            self.unflushed().bytes += bytes;
         }
+        self.unflushed().commits += 1;
+        Ok(())
+    }
+
+    fn is_full(&self, bytes: usize, commits: usize) -> bool {
+        let unflushed = self.unflushed();
+        unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.commits + commits > FLUSH_COMMITS)
+    }
+
+    fn unflushed(&self) -> std::sync::MutexGuard<'_, Unflushed> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands everything applied so far to the operating system. A write.
     pub(super) fn flush(&self) -> Result<(), Failure> {
+        *self.unflushed() = Unflushed::default();
         guarded(|| self.db.flush()).map(drop)
     }
 
@@ -301,7 +339,8 @@ fn open(dir: &Path, cache_bytes: u64) -> Result<Database, Failure> {
     }
     let log = fs::OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
     let rouser = Arc::new(Rouser(Mutex::new(Some(db.clone()))));
-    Ok(Database { trees: Mutex::new(trees), db, log, rouser })
+    let (whole, unflushed) = (RwLock::new(()), Mutex::default());
+    Ok(Database { trees: Mutex::new(trees), db, log, rouser, whole, unflushed })
 }
 
 fn config(dir: &Path, cache_bytes: u64) -> sled::Config {
@@ -349,30 +388,25 @@ fn set_aside(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Adds the entries that a commit puts and removes.
-fn put_into(batch: &mut sled::Batch, tree: &sled::Tree, commit: &Commit) -> Result<(), Failure> {
+/// The entries that a commit puts and removes, its marks last.
+fn changes(tree: &sled::Tree, commit: &Commit) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
+    let mut changes = Vec::with_capacity(commit.puts.len() + commit.removes.len() + commit.marks.len());
     for key in &commit.removes {
-        for part in parts_of(tree, key)?.map_or(0..0, |count| 0..count) {
-            batch.remove(rows::part_key(key, part));
-        }
-        batch.remove(rows::row_key(key));
+        let parts = parts_of(tree, key)?.map_or(0..0, |count| 0..count);
+        changes.extend(parts.map(|part| (rows::part_key(key, part), None)));
+        changes.push((rows::row_key(key), None));
     }
     // The last one counts when a key is put twice, and no parts of the others may stay.
     let puts: BTreeMap<&[u8], &Row> = commit.puts.iter().map(|row| (row.0.as_slice(), row)).collect();
     for row in puts.into_values() {
         let entries = rows::entries(row);
         let new_parts = u16::try_from(entries.len() - 1).unwrap_or(u16::MAX);
-        for part in parts_of(tree, &row.0)?.map_or(0..0, |count| new_parts..count) {
-            batch.remove(rows::part_key(&row.0, part));
-        }
-        for (key, entry) in entries {
-            batch.insert(key, entry);
-        }
+        let left_over = parts_of(tree, &row.0)?.map_or(0..0, |count| new_parts..count);
+        changes.extend(left_over.map(|part| (rows::part_key(&row.0, part), None)));
+        changes.extend(entries.into_iter().map(|(key, entry)| (key, Some(entry))));
     }
-    for step in &commit.marks {
-        batch.insert(rows::mark_key(step.mark), rows::mark_value(&step.next));
-    }
-    Ok(())
+    changes.extend(commit.marks.iter().map(|step| (rows::mark_key(step.mark), Some(rows::mark_value(&step.next)))));
+    Ok(changes)
 }
 
 /// How many parts the value of a row has that is there; `None` when there is no row.

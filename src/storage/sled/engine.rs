@@ -27,9 +27,25 @@ impl SledStorage {
         Self { core, directory, shards: Mutex::default() }
     }
 
+    /// Applies what a crash left in the commit log, to every database that can be opened.
+    pub(super) async fn catch_up(&self, with_directory: bool) -> Result<(), StorageError> {
+        for place in self.core.log.places_left() {
+            let lane = match place {
+                Some(shard) => self.lane(shard),
+                None if with_directory => self.directory.clone(),
+                None => continue,
+            };
+            // Whoever asks for what is in a database that can't be opened is told so.
+            if let Err(error) = lane.read(|_, _| Ok(())).await {
+                tracing::warn!(place = %lane.place(), %error, "what the commit log has of a database stays in it");
+            }
+        }
+        self.core.log.restart(&self.core, |place| place.map_or_else(|| self.directory.clone(), |shard| self.lane(shard)))
+    }
+
     /// Opens the directory and compares it with its anchor.
     pub(super) async fn open_directory(&self) -> Result<(), StorageError> {
-        let marks = self.directory.read(None, |lane, database| {
+        let marks = self.directory.read(|lane, database| {
             let marks = database.bucket_marks(DIRECTORY_TREE).map_err(|failure| lane.read_error(None, failure))?;
             lane.core.anchors.check_directory(&marks)
         });
@@ -78,7 +94,7 @@ impl Storage for SledStorage {
     fn tree(&self, shard: ShardId, handle: AccountHandle) -> BoxFuture<'_, Result<Arc<dyn Tree>, StorageError>> {
         Box::pin(async move {
             let lane = self.existing(shard)?;
-            let find = lane.read(None, move |lane, database| {
+            let find = lane.read(move |lane, database| {
                 // The anchor first: a commit in between may only make the tree newer than it.
                 let cell = lane.shard.as_ref().map(|shard| shard.cell(handle)).unwrap_or_default();
                 let anchored = *locked(&cell);
@@ -105,7 +121,7 @@ impl Storage for SledStorage {
     fn members(&self, shard: ShardId) -> BoxFuture<'_, Result<Vec<AccountHandle>, StorageError>> {
         Box::pin(async move {
             let lane = self.existing(shard)?;
-            let found = lane.read(None, |lane, database| {
+            let found = lane.read(|lane, database| {
                 let mut members = Vec::new();
                 for name in database.tree_names() {
                     let Ok(bytes) = <[u8; 16]>::try_from(name.as_slice()) else { continue };
@@ -141,6 +157,15 @@ impl Storage for SledStorage {
                     drop(admitted);
                 })));
             });
+            answer.wait().await?;
+            // What was written to the accounts lately is in the commit log as well.
+            let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
+            let core = self.core.clone();
+            self.directory.submit_unbounded(Job::Run(Box::new(move |_| {
+                if let Err(error) = core.log.empty(&core, ticket) {
+                    core.watchdog.poison(format!("writing the commit log: {error}"));
+                }
+            })));
             answer.wait().await
         })
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// Lets a chosen sync of a vault's databases fail or hang. Clones are the same.
+/// Lets a chosen write of a vault to the disk fail or hang. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct StorageFaults {
     #[cfg(any(test, feature = "testing"))]
@@ -19,6 +19,8 @@ pub struct StorageFaults {
 struct Plan {
     flushes: u64,
     fail_flush_at: Option<u64>,
+    settlings: u64,
+    fail_settling_at: Option<u64>,
     syncs: u64,
     fail_at: Option<u64>,
     stall_at: Option<(u64, Duration)>,
@@ -30,7 +32,7 @@ struct Plan {
 }
 
 impl StorageFaults {
-    /// Called before a database is synced.
+    /// Called before the commit log is synced.
     pub(super) fn before_sync(&self) -> io::Result<()> {
         #[cfg(any(test, feature = "testing"))]
         {
@@ -50,7 +52,21 @@ impl StorageFaults {
         Ok(())
     }
 
-    /// Called before a turn of commits flushes a database.
+    /// Called before a database is synced that follows the commit log.
+    pub(super) fn before_settling(&self) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            plan.settlings += 1;
+            let now = plan.settlings;
+            if plan.fail_settling_at.take_if(|at| *at == now).is_some() {
+                return Err(io::Error::other("a failed sync that a test asked for"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Called before a committer flushes a database.
     pub(super) fn before_flush(&self) -> io::Result<()> {
         #[cfg(any(test, feature = "testing"))]
         {
@@ -104,17 +120,22 @@ impl StorageFaults {
 
 #[cfg(any(test, feature = "testing"))]
 impl StorageFaults {
-    /// Lets the `nth` sync from now fail (1 = the next one).
+    /// Lets the `nth` sync of the commit log from now fail (1 = the next one).
     pub fn fail_nth_sync(&self, nth: u64) {
         self.change(|plan| plan.fail_at = Some(plan.syncs.saturating_add(nth)));
     }
 
-    /// Lets the `nth` flush of a turn of commits from now fail (1 = the next one).
+    /// Lets the `nth` sync of a database that follows the commit log fail, from now on (1 = the next one).
+    pub fn fail_nth_settling(&self, nth: u64) {
+        self.change(|plan| plan.fail_settling_at = Some(plan.settlings.saturating_add(nth)));
+    }
+
+    /// Lets the `nth` flush of a database by a committer from now fail (1 = the next one).
     pub fn fail_nth_flush(&self, nth: u64) {
         self.change(|plan| plan.fail_flush_at = Some(plan.flushes.saturating_add(nth)));
     }
 
-    /// Lets the `nth` sync from now hang for a while (1 = the next one).
+    /// Lets the `nth` sync of the commit log from now hang for a while (1 = the next one).
     pub fn stall_nth_sync(&self, nth: u64, duration: Duration) {
         self.change(|plan| plan.stall_at = Some((plan.syncs.saturating_add(nth), duration)));
     }
@@ -124,7 +145,7 @@ impl StorageFaults {
         self.change(|plan| plan.stall_anchor = Some(duration));
     }
 
-    /// How many times a database was synced.
+    /// How many times the commit log was synced.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).syncs

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{AnchorHead, Location, StorageError};
-use super::core::{Core, locked};
+use super::core::{Core, io_error, locked};
 use super::database::Failure;
 use super::header;
 use super::lane::{Job, Lane};
@@ -162,6 +162,10 @@ fn shut_down(core: &Arc<Core>, directory: Arc<Lane>, lock: Option<Lock>) -> Resu
     };
     if closed {
         core.leave_pool();
+        if result.is_ok() && core.watchdog.poisoned().is_none() {
+            result = core.log.close().map_err(|error| io_error("remove the commit log", error));
+        }
+        core.log.abandon();
     } else {
         // A call hangs, perhaps for ever, and may yet write: the databases and the lock stay as they are until the process ends,
         // so that no other vault opens the same files. Dropping a database here would hang as well.

@@ -10,15 +10,18 @@ use super::super::{Location, StorageError};
 use super::committer::Turn;
 use super::core::{Core, failed, locked};
 use super::database::{Database, Failure};
-use super::group::CommitJob;
-use super::settling::Settling;
+use super::frames::Target;
+use super::group::{self, CommitJob, Staged, Subjects};
 use super::shards::{self, Shard};
 use super::watchdog::Caller;
-use crate::ids::AccountHandle;
+use crate::ids::{AccountHandle, ShardId};
 
-/// The most that one turn applies before it syncs, acknowledges and lets others have their turn.
+/// The most that one turn writes of one database before it acknowledges and lets others have their turn.
 const GROUP_BYTES: usize = 128 * 1024;
 const GROUP_COMMITS: usize = 256;
+
+/// About how much of several databases is written and synced together.
+const SHARED_BYTES: usize = 1024 * 1024;
 
 /// How many jobs may wait for one database, and for all of a vault. Past it the caller hears `Overloaded` at once instead of
 /// waiting behind seconds of others' work.
@@ -35,7 +38,6 @@ pub(super) struct Lane {
     pub(super) shard: Option<Shard>,
     queue: Mutex<Queue>,
     slot: Mutex<Slot>,
-    pub(super) settling: Settling,
     used: AtomicU64,
 }
 
@@ -62,18 +64,23 @@ enum Slot {
 
 impl Lane {
     pub(super) fn new(core: Arc<Core>, shard: Option<Shard>) -> Arc<Self> {
-        Arc::new(Self {
-            core,
-            shard,
-            queue: Mutex::default(),
-            slot: Mutex::new(Slot::Closed),
-            settling: Settling::default(),
-            used: AtomicU64::new(0),
-        })
+        Arc::new(Self { core, shard, queue: Mutex::default(), slot: Mutex::new(Slot::Closed), used: AtomicU64::new(0) })
     }
 
     pub(super) fn place(&self) -> Location {
         self.shard.as_ref().map_or(Location::Directory, |shard| Location::Shard(shard.id))
+    }
+
+    /// The database as the commit log knows it.
+    pub(super) fn log_place(&self) -> Option<ShardId> {
+        self.shard.as_ref().map(|shard| shard.id)
+    }
+
+    /// The database's files as the commit log knows them.
+    pub(super) fn target(&self) -> Target {
+        let shard = self.log_place();
+        let generation = shard.map_or(0, |shard| self.core.anchors.shard_mark(shard).generation);
+        Target { shard, generation }
     }
 
     /// Puts a job at the end of the line.
@@ -96,9 +103,10 @@ impl Lane {
         }
     }
 
-    /// Reads from a tree of the database, or from several if none is named: on the calling thread when it is open, else on a
-    /// committer, which opens it first.
-    pub(super) async fn read<T, F>(self: &Arc<Self>, tree: Option<&[u8]>, read: F) -> Result<T, StorageError>
+    /// Reads from the database: on the calling thread when it is open, else on a committer, which opens it first.
+    ///
+    /// What is read is durable: a commit is applied only when the commit log has it.
+    pub(super) async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, StorageError>
     where
         T: Send + 'static,
         F: FnOnce(&Arc<Lane>, &Database) -> Result<T, StorageError> + Send + 'static,
@@ -116,15 +124,10 @@ impl Lane {
             })))?;
             return answer.wait().await;
         };
-        let result = self.core.watchdog.call(Caller::Reader, "reading a database", || read(self, &database));
-        // Before waiting for anything: the database can't be closed while it is held here.
-        drop(database);
-        if self.settling.is_applying(tree) {
-            let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
-            self.settling.wait(tree, ticket);
-            answer.wait().await?;
-        }
-        result
+        self.core.watchdog.call(Caller::Reader, "reading a database", || {
+            let _whole = database.between_commits();
+            read(self, &database)
+        })
     }
 
     /// The database if it is open.
@@ -176,8 +179,41 @@ impl Lane {
         }
     }
 
+    /// Makes durable in the database what so far only the commit log has. Only in this lane's turn.
+    pub(super) fn settle_now(&self) {
+        if let Err(failure) = self.settle() {
+            let error = self.core.poison(self.place(), "writing to", &failure);
+            self.set_failed(error);
+        }
+    }
+
+    fn settle(&self) -> Result<(), Failure> {
+        let open = match &*locked(&self.slot) {
+            Slot::Open(database) => Some(database.clone()),
+            Slot::Closed | Slot::Failed(..) => None,
+        };
+        // In a poisoned vault nothing says what the database has; the commit log stays, and has it.
+        if !self.core.log.is_ahead_of(self.log_place()) || self.core.watchdog.poisoned().is_some() {
+            return Ok(());
+        }
+        let Some(database) = open else { return Ok(()) };
+        self.flush(&database)?;
+        self.core.watchdog.call(Caller::Committer, "syncing a database", || {
+            self.core.options.faults.before_settling()?;
+            database.sync()
+        })?;
+        Ok(self.core.log.settled(self.log_place())?)
+    }
+
+    pub(super) fn flush(&self, database: &Database) -> Result<(), Failure> {
+        self.core.options.faults.before_flush()?;
+        self.core.watchdog.flush(database, "flushing a database")
+    }
+
     /// Closes the database. Only in this lane's turn.
     pub(super) fn close_now(&self) {
+        let behind = self.core.log.is_ahead_of(self.log_place());
+        self.settle_now();
         let database = locked(&self.slot).take_database();
         let Some(database) = database else { return };
         if let Some(shard) = &self.shard {
@@ -193,7 +229,11 @@ impl Lane {
                 }
                 std::thread::sleep(Duration::from_micros(100));
             };
-            database.close()
+            database.close()?;
+            if behind && self.core.watchdog.poisoned().is_none() {
+                self.core.log.note_closed(&self.core, self.target())?;
+            }
+            Ok(())
         });
         if let Some(shard) = &self.shard {
             shard.closed();
@@ -214,6 +254,8 @@ impl Lane {
         let mut slot = locked(&self.slot);
         let database = slot.take_database();
         *slot = Slot::Failed(error, database);
+        drop(slot);
+        self.core.log.stuck(self.log_place());
     }
 
     /// Closes the least recently used shards that nobody waits for, until there is room for another one.
@@ -252,17 +294,18 @@ impl Lane {
         }
     }
 
-    /// The next job, with as many commits behind it as one turn may apply together.
+    /// The next job, with as many commits behind it as one turn may write together.
     fn take_jobs(&self) -> Vec<Job> {
         let mut queue = locked(&self.queue);
         let mut jobs: Vec<Job> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut subjects) = (0, Subjects::default());
         while let Some(next) = queue.jobs.front() {
             match next {
                 Job::Run(_) if jobs.is_empty() => jobs.extend(queue.jobs.pop_front()),
                 Job::Commit(job) => {
                     bytes += job.cost();
-                    if jobs.is_empty() || (bytes <= GROUP_BYTES && jobs.len() < GROUP_COMMITS) {
+                    let fits = bytes <= GROUP_BYTES && jobs.len() < GROUP_COMMITS;
+                    if subjects.add(job) && fits || jobs.is_empty() {
                         jobs.extend(queue.jobs.pop_front());
                         continue;
                     }
@@ -286,26 +329,55 @@ impl Lane {
     }
 }
 
-impl Turn for Lane {
-    fn take_turn(self: Arc<Self>) {
+/// A lane's turn, given back when dropped.
+pub(super) struct Held(pub(super) Arc<Lane>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.core.watchdog.poison(format!("a committer panicked at {}", self.0.place()));
+        }
+        // Also after a panic: closing the vault needs the turn.
+        self.0.end_turn();
+    }
+}
+
+impl Held {
+    /// Does what waits in the lane's line: a job of another kind to its end, commits up to where they are to be written.
+    fn begin(self) -> Option<Staged> {
         let mut commits = Vec::new();
-        for job in self.take_jobs() {
+        for job in self.0.take_jobs() {
             match job {
                 Job::Commit(job) => commits.push(job),
-                Job::Run(run) => run(&self),
+                Job::Run(run) => run(&self.0),
             }
         }
         // In a poisoned vault the tickets are answered, and nothing may be written any more.
-        if !commits.is_empty() && self.core.watchdog.poisoned().is_none() {
-            self.commit_group(commits);
+        if commits.is_empty() || self.0.core.watchdog.poisoned().is_some() {
+            return None;
         }
-        self.end_turn();
+        Staged::new(self, commits)
+    }
+}
+
+impl Turn for Lane {
+    /// Writes what waits here together with what waits for other databases of the vault: one write, one sync.
+    fn take_turn(self: Arc<Self>) {
+        let core = self.core.clone();
+        let Some(first) = Held(self).begin() else { return };
+        let mut staged = vec![first];
+        while staged.iter().map(Staged::bytes).sum::<usize>() < SHARED_BYTES
+            && let Some(lane) = core.companion()
+        {
+            staged.extend(Held(lane).begin());
+        }
+        group::write_together(&core, staged);
     }
 
-    fn panicked(self: Arc<Self>) {
-        self.core.watchdog.poison(format!("a committer panicked at {}", self.place()));
-        // Closing the vault needs the turn.
-        self.end_turn();
+    fn companion(self: Arc<Self>) -> Option<Arc<Lane>> {
+        let only_commits = matches!(locked(&self.queue).jobs.front(), Some(Job::Commit(_)));
+        let open = matches!(&*locked(&self.slot), Slot::Open(_));
+        (only_commits && open).then_some(self)
     }
 }
 

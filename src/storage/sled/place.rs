@@ -6,6 +6,7 @@
 //! directory/            a sled database
 //! directory.anchor      see ../anchor.rs
 //! shards/NNNN.G/        a sled database each, with its anchor as the file `anchor`
+//! commits/              see commit_log.rs
 //! *.aside-N             a copy of a damaged database, made before it was repaired; the directory that was rebuilt
 //! directory.rebuilding/ directory.rebuilt/      see rebuild.rs
 //! ```
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use super::super::{AnchorSeal, BoxFuture, Location, Place, Rebuilding, Storage, StorageError, TREES_PER_SHARD};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
+use super::commit_log::COMMITS;
 use super::core::{Core, io_error};
 use super::engine::SledStorage;
 use super::files;
@@ -100,12 +102,16 @@ impl Place for SledPlace {
             files::create_private_dir(&root.join(SHARDS)).map_err(starting)?;
             shards::find_unanchored(&root, &mut directory.shards);
             let room = Room::new(shards::remembered_counts(&directory.shards), options.trees_per_shard);
-            let core = Core::new(root, options, seal, Anchors::new(directory, head), room).map_err(starting)?;
+            let core = Core::new(root, options, seal, Anchors::new(directory, head), room)?;
             let core = Arc::new(core);
             let lane = Lane::new(core.clone(), None);
             Keeper::start(core.clone(), lane.clone(), Some(lock)).map_err(starting)?;
             let storage = SledStorage::new(core, lane);
-            match storage.open_directory().await {
+            let opened = match storage.catch_up(true).await {
+                Ok(()) => storage.open_directory().await,
+                Err(error) => Err(error),
+            };
+            match opened {
                 Ok(()) => Ok(Arc::new(storage) as Arc<dyn Storage>),
                 Err(error) => {
                     // Whoever opens again at once must not meet the lock. What closing says is less than the error.
@@ -139,7 +145,7 @@ fn check_content(path: &Path) -> Result<(), StorageError> {
 
 fn is_known(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    [LOCK, "header.a", "header.b", DIRECTORY, DIRECTORY_ANCHOR, SHARDS].contains(&name)
+    [LOCK, "header.a", "header.b", DIRECTORY, DIRECTORY_ANCHOR, SHARDS, COMMITS].contains(&name)
         || name.strip_prefix(DIRECTORY).is_some_and(|rest| rest.starts_with(".aside-"))
 }
 

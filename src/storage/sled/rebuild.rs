@@ -14,6 +14,7 @@ use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
 use super::super::{AnchorHead, AnchorSeal, BoxFuture, Rebuilding, Storage, StorageError, TREES_PER_SHARD};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
+use super::commit_log;
 use super::core::{Core, io_error};
 use super::engine::SledStorage;
 use super::files;
@@ -54,8 +55,9 @@ pub(super) async fn begin(
         }
         Err(what) => (look_at_shards(&root, &*seal).map_err(starting)?, Err(what)),
     };
-    let present = start(root.clone(), options.clone(), &seal, Anchors::frozen(anchor.clone())).map_err(starting)?;
-    let fresh = match open_workshop(&root, &options, &seal) {
+    let readable = root.join(DIRECTORY).join("db").exists();
+    let present = start(root.clone(), options.clone(), &seal, Anchors::frozen(anchor.clone()), readable).await?;
+    let fresh = match open_workshop(&root, &options, &seal).await {
         Ok(fresh) => fresh,
         Err(error) => {
             // What closing says is less than the error.
@@ -120,6 +122,7 @@ impl SledRebuilding {
         stop(1)?;
         let directory = root.join(DIRECTORY);
         let aside = directory.exists().then(|| free_aside(&directory));
+        commit_log::forget_directory(root, &directory, &*self.seal).map_err(moving)?;
         if let Some(aside) = &aside {
             rename(root, &directory, aside).map_err(moving)?;
         }
@@ -161,20 +164,32 @@ fn free_aside(directory: &Path) -> PathBuf {
 }
 
 /// An engine whose directory is not compared with any anchor.
-fn start(root: PathBuf, options: SledOptions, seal: &Arc<dyn AnchorSeal>, anchors: Anchors) -> std::io::Result<Arc<dyn Storage>> {
+async fn start(
+    root: PathBuf,
+    options: SledOptions,
+    seal: &Arc<dyn AnchorSeal>,
+    anchors: Anchors,
+    readable: bool,
+) -> Result<Arc<dyn Storage>, StorageError> {
     let room = Room::new(anchors.remembered_counts().into_iter(), options.trees_per_shard);
     let core = Arc::new(Core::new(root, options, seal.clone(), anchors, room)?);
     let lane = Lane::new(core.clone(), None);
-    Keeper::start(core.clone(), lane.clone(), None)?;
-    Ok(Arc::new(SledStorage::new(core, lane)))
+    Keeper::start(core.clone(), lane.clone(), None).map_err(|error| io_error("start the storage engine", error))?;
+    let storage = SledStorage::new(core, lane);
+    if let Err(error) = storage.catch_up(readable).await {
+        // What closing says is less than the error.
+        let _ = storage.close().await;
+        return Err(error);
+    }
+    Ok(Arc::new(storage))
 }
 
-fn open_workshop(root: &Path, options: &SledOptions, seal: &Arc<dyn AnchorSeal>) -> Result<Arc<dyn Storage>, StorageError> {
+async fn open_workshop(root: &Path, options: &SledOptions, seal: &Arc<dyn AnchorSeal>) -> Result<Arc<dyn Storage>, StorageError> {
     let starting = |error| io_error("begin to rebuild the directory", error);
     let workshop = root.join(WORKSHOP);
     files::create_private_dir(&workshop).map_err(starting)?;
     let (anchor, head) = anchors::read_directory_anchor(&workshop, &**seal)?;
-    start(workshop, options.clone(), seal, Anchors::new(anchor, head)).map_err(starting)
+    start(workshop, options.clone(), seal, Anchors::new(anchor, head), true).await
 }
 
 /// What the shards' own anchors say, for an anchor of the directory that is lost: of each shard the newest generation that an anchor

@@ -15,9 +15,11 @@ use super::super::anchor::{ShardAnchor, ShardMark};
 use super::super::{Anchored, Location, StorageError};
 use super::anchors::DIRECTORY;
 use super::core::{Core, failed, io_error, locked};
-use super::database::Database;
+use super::database::{Database, Failure};
 use super::files;
+use super::frames::Logged;
 use super::lane::DIRECTORY_TREE;
+use super::watchdog::Caller;
 use crate::ids::{AccountHandle, ShardId};
 
 pub(super) const SHARDS: &str = "shards";
@@ -210,7 +212,46 @@ pub(super) fn open_directory(core: &Core) -> Result<Database, StorageError> {
     if !database.has_tree(DIRECTORY_TREE) {
         database.create_tree(DIRECTORY_TREE).map_err(|failure| failed(place, "open a database", failure))?;
     }
+    catch_up(core, &database, None, 0).map_err(|failure| failed(place, "open a database", failure))?;
     Ok(database)
+}
+
+/// Applies what a crash left of a database in the commit log, durably.
+fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation: u32) -> Result<(), Failure> {
+    let left = core.log.take_left(shard);
+    if left.is_empty() {
+        return Ok(());
+    }
+    let flush = || core.watchdog.flush(database, "flushing a database");
+    // What was written to another generation of the shard was in it before the shard was rewritten.
+    let applied = left.iter().filter(|logged| logged.target.generation == generation).try_for_each(|logged| {
+        core.watchdog.call(Caller::Committer, "writing to a database", || {
+            if is_behind(database, logged)? {
+                database.apply(&logged.tree, logged.create, &logged.commit, &flush)?;
+            }
+            Ok(())
+        })
+    });
+    let synced = applied.and_then(|()| {
+        flush()?;
+        core.watchdog.call(Caller::Committer, "syncing a database", || database.sync())
+    });
+    synced.inspect_err(|_| core.log.put_back(shard, left))
+}
+
+/// Whether a commit has to be applied: the database does not have a later one. Also when it is the last one that the database has,
+/// perhaps by half.
+fn is_behind(database: &Database, logged: &Logged) -> Result<bool, Failure> {
+    if !logged.create && !database.has_tree(&logged.tree) {
+        // What is missing is more than this commit, and told by whoever looks for the tree.
+        return Ok(false);
+    }
+    for step in &logged.commit.marks {
+        if database.mark(&logged.tree, step.mark)?.is_none_or(|mark| mark.sequence <= step.next.sequence) {
+            return Ok(true);
+        }
+    }
+    Ok(logged.commit.marks.is_empty())
 }
 
 /// Opens a shard and checks it against what the anchors remember. Only in its lane's turn.
@@ -237,6 +278,7 @@ pub(super) fn open(core: &Core, shard: &Shard) -> Result<Database, StorageError>
     if let Some(detail) = repaired {
         core.note_repaired(place, &detail);
     }
+    catch_up(core, &database, Some(shard.id), generation).map_err(|failure| failed(place, "open a database", failure))?;
     let lost: Vec<_> = anchor.accounts.keys().filter(|account| !database.has_tree(account.as_bytes())).copied().collect();
     if !lost.is_empty() {
         return Err(StorageError::Corrupted { place, detail: "account trees are missing".into(), accounts: lost });

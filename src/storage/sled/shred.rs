@@ -65,6 +65,8 @@ impl Drop for Admitted {
 /// Rewrites the lane's shard without these accounts. Only in the lane's turn.
 pub(super) fn shred(lane: &Arc<Lane>, accounts: &[AccountHandle]) -> Result<(), StorageError> {
     let Some(shard) = &lane.shard else { return Ok(()) };
+    // What is copied is what is there, and what a crash leaves in the commit log of the old generation counts no more.
+    lane.settle_now();
     let old = lane.open_now()?;
     if accounts.iter().any(|account| old.has_tree(account.as_bytes())) {
         rewrite(lane, shard, old, accounts)?;

@@ -39,8 +39,7 @@ impl Tree for SledTree {
     fn load<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Vec<u8>>, StorageError>> {
         Box::pin(async move {
             let (name, account, key) = (self.name(), self.handle(), key.to_vec());
-            let tree = name.clone();
-            let read = self.lane.read(Some(&tree), move |lane, database| {
+            let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);
                 }
@@ -53,8 +52,7 @@ impl Tree for SledTree {
     fn scan<'a>(&'a self, start: &'a [u8], end: &'a [u8], limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StorageError>> {
         Box::pin(async move {
             let (name, account, start, end) = (self.name(), self.handle(), start.to_vec(), end.to_vec());
-            let tree = name.clone();
-            let read = self.lane.read(Some(&tree), move |lane, database| {
+            let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);
                 }
