@@ -35,6 +35,8 @@ mod group;
 mod header;
 mod keeper;
 mod lane;
+#[cfg(test)]
+mod log_tests;
 mod place;
 mod rebuild;
 mod rows;
@@ -65,6 +67,8 @@ pub(crate) struct SledOptions {
     /// How much of a shard, and how much of the directory, sled may keep in memory.
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
+    /// How long a file of the commit log gets.
+    pub(crate) commit_log_bytes: u64,
     /// How many account trees go into one shard: at most [`TREES_PER_SHARD`], less in tests that want several shards.
     pub(crate) trees_per_shard: usize,
     pub(crate) faults: StorageFaults,
@@ -78,6 +82,7 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 8 << 20,
             directory_cache_bytes: 160 << 20,
+            commit_log_bytes: 16 << 20,
             trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),
         }

@@ -89,6 +89,9 @@ fn verify_names_everything_that_is_damaged_and_goes_on() {
             (2, "the head does not open"),
             (3, "entry"),
         ];
+        // Of whoever has a row in the bucket that lost one, nothing is proven; now and then that is one of those below.
+        let in_directory = |damaged: &&anchorhold::Damaged| damaged.part == VaultPart::Directory;
+        let unproven: Vec<_> = report.damaged.iter().filter(in_directory).flat_map(|damaged| &damaged.accounts).collect();
         for damaged in &report.damaged {
             if damaged.part == VaultPart::Directory {
                 assert!(damaged.detail.starts_with("bucket "), "{damaged}");
@@ -102,7 +105,9 @@ fn verify_names_everything_that_is_damaged_and_goes_on() {
             let (n, _) = expected.remove(place.unwrap_or_else(|| panic!("not expected: {damaged:?}")));
             let named = &report.accounts[&damaged.accounts[0]];
             assert_eq!(named.environment, Environment::Test);
-            assert_eq!(named.id.as_ref().map(LinkedAccountId::as_str), Some(NAMES[n]));
+            if !unproven.contains(&&damaged.accounts[0]) {
+                assert_eq!(named.id.as_ref().map(LinkedAccountId::as_str), Some(NAMES[n]));
+            }
         }
         assert!(expected.is_empty(), "not named: {expected:?}");
         assert_eq!(report.damaged.iter().filter(|damaged| damaged.part == VaultPart::Directory).count(), 1, "{report:?}");

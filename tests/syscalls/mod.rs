@@ -27,6 +27,8 @@ pub enum Call {
     /// `fsync` and `fdatasync`.
     Sync = 1,
     Rename = 2,
+    /// The write that ends one of sled's segments.
+    SegmentEnd = 3,
 }
 
 /// Lets the `nth` call of a kind on files of the vault fail (1 = the next one), and all later ones too if it `stays`.
@@ -37,7 +39,7 @@ pub fn arm(call: Call, nth: i64, error: i32, stays: bool) {
 }
 
 pub fn disarm() {
-    [Call::Write, Call::Sync, Call::Rename].into_iter().for_each(|call| arm(call, 0, 0, false));
+    [Call::Write, Call::Sync, Call::Rename, Call::SegmentEnd].into_iter().for_each(|call| arm(call, 0, 0, false));
 }
 
 /// Lets a write that fails take so long, while others go on.

@@ -26,9 +26,6 @@ use crate::ids::ShardId;
 
 pub(super) const COMMITS: &str = "commits";
 
-/// How long a file gets. What a crash leaves is about twice as much at most, and is read and applied within a second or two.
-const FILE_BYTES: u64 = 16 * 1024 * 1024;
-
 const WRITING: &str = "writing the commit log";
 
 /// A database of the vault: a shard, or the directory if `None`.
@@ -141,7 +138,7 @@ impl CommitLog {
     /// Where these lanes' commits are to be written. Makes a new file when the last one is full, and has the databases follow.
     pub(super) fn page<'a>(&self, core: &Arc<Core>, lanes: impl Iterator<Item = &'a Arc<Lane>>) -> io::Result<Page> {
         let mut state = locked(&self.state);
-        if state.file.is_none() || state.bytes >= FILE_BYTES {
+        if state.file.is_none() || state.bytes >= core.options.commit_log_bytes {
             self.next_file(core, &mut state)?;
         }
         let number = state.number;
