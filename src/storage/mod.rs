@@ -177,7 +177,7 @@ pub(crate) trait Tree: Send + Sync {
 }
 
 /// A set of changes to one tree.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Commit {
     /// New and replaced rows.
     pub(crate) puts: Vec<Row>,

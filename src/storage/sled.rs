@@ -37,6 +37,7 @@ mod keeper;
 mod lane;
 #[cfg(test)]
 mod log_tests;
+mod memtable;
 mod place;
 mod rebuild;
 mod rows;

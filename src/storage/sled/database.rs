@@ -1,4 +1,4 @@
-//! One sled database: opening it, with the repairs that sled leaves to others, and the few calls that are made to it. Nothing
+//! One database: sled and what is newer than sled (`memtable.rs`). Opening it, with the repairs that sled leaves to others, and the few calls that are made to it. Nothing
 //! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Anchored, Commit, Mark, Row};
 use super::files;
+use super::memtable::{Memtable, Table};
 use super::rows::{self, Entry, PART_BYTES};
 use super::watchdog::{Caller, Watchdog};
 
@@ -23,7 +24,7 @@ pub(super) const SEGMENT_BYTES: usize = 512 * 1024;
 /// log lies between two flushes, and a flush between queueing a truncation and waiting for it: the condition under which sled can't
 /// deadlock (see `committer.rs`).
 const FLUSH_BYTES: usize = 32 * 1024;
-const FLUSH_COMMITS: usize = 64;
+const FLUSH_ENTRIES: usize = 256;
 
 /// What an entry counts beside its own bytes.
 pub(super) const ENTRY_BYTES: usize = 64;
@@ -33,6 +34,8 @@ pub(super) const REMOVAL_BYTES: usize = 1024;
 
 /// What a new tree counts: it makes sled rewrite its list of trees.
 pub(super) const CREATION_BYTES: usize = PART_BYTES;
+
+const WRITING: &str = "writing to a database";
 
 /// How long to wait for the lock of a database that was just closed: tasks of sled's pool hold it for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,8 +54,7 @@ pub(super) struct Database {
     /// Our own descriptor of the log: sled's flush is no fsync.
     log: File,
     rouser: Arc<Rouser>,
-    /// Held while a commit is applied, which is not one step for sled.
-    whole: RwLock<()>,
+    newer: RwLock<Memtable>,
     unflushed: Mutex<Unflushed>,
 }
 
@@ -60,7 +62,7 @@ pub(super) struct Database {
 #[derive(Default)]
 struct Unflushed {
     bytes: usize,
-    commits: usize,
+    entries: usize,
 }
 
 /// Wakes a flush that sleeps in sled for a write which has failed: of a write that fails at the end of a segment sled keeps the error and
@@ -128,15 +130,21 @@ impl Database {
     }
 
     pub(super) fn has_tree(&self, name: &[u8]) -> bool {
-        self.trees().contains_key(name)
+        self.newer().tree(name).is_some() || self.trees().contains_key(name)
     }
 
     pub(super) fn tree_count(&self) -> usize {
-        self.trees().len()
+        let newer = self.newer();
+        let trees = self.trees();
+        trees.len() + newer.trees().filter(|(name, _)| !trees.contains_key(*name)).count()
     }
 
     pub(super) fn tree_names(&self) -> Vec<Vec<u8>> {
-        self.trees().keys().cloned().collect()
+        let newer = self.newer();
+        let trees = self.trees();
+        let mut names: Vec<_> = trees.keys().cloned().collect();
+        names.extend(newer.trees().map(|(name, _)| name).filter(|name| !trees.contains_key(*name)).cloned());
+        names
     }
 
     /// Makes a tree. A write.
@@ -149,6 +157,9 @@ impl Database {
 
     /// A mark; `None` when the tree has none or is not there.
     pub(super) fn mark(&self, name: &[u8], mark: Mark) -> Result<Option<Anchored>, Failure> {
+        if let Some(newer) = self.newer().tree(name).and_then(|table| table.mark(mark)) {
+            return Ok(Some(newer));
+        }
         let Some(tree) = self.tree(name) else { return Ok(None) };
         match guarded(|| tree.get(rows::mark_key(mark)))? {
             Some(value) => rows::parse_mark(&value).map(Some).ok_or_else(|| damaged("a mark has another length")),
@@ -158,23 +169,35 @@ impl Database {
 
     /// All buckets' marks of the directory.
     pub(super) fn bucket_marks(&self, name: &[u8]) -> Result<BTreeMap<u16, u64>, Failure> {
-        let Some(tree) = self.tree(name) else { return Ok(BTreeMap::new()) };
+        let newer = self.newer();
         let mut marks = BTreeMap::new();
-        guarded(|| {
-            // Stops at the first error: after a damaged page, sled's iterators yield errors for ever.
-            for entry in tree.range(rows::bucket_marks()) {
-                let (key, value) = entry?;
-                if let (Some(bucket), Some(mark)) = (rows::bucket_of(&key), rows::parse_mark(&value)) {
-                    marks.insert(bucket, mark.sequence);
+        if let Some(tree) = self.tree(name) {
+            guarded(|| {
+                // Stops at the first error: after a damaged page, sled's iterators yield errors for ever.
+                for entry in tree.range(rows::bucket_marks()) {
+                    let (key, value) = entry?;
+                    if let (Some(bucket), Some(mark)) = (rows::bucket_of(&key), rows::parse_mark(&value)) {
+                        marks.insert(bucket, mark.sequence);
+                    }
                 }
+                Ok(())
+            })?;
+        }
+        for (mark, anchored) in newer.tree(name).into_iter().flat_map(Table::marks) {
+            if let Mark::Bucket(bucket) = mark {
+                marks.insert(bucket, anchored.sequence);
             }
-            Ok(())
-        })?;
+        }
         Ok(marks)
     }
 
     /// One row's value.
     pub(super) fn get(&self, name: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        // Held while sled is asked, so that what is read is of one moment.
+        let newer = self.newer();
+        if let Some(row) = newer.tree(name).and_then(|table| table.row(key)) {
+            return Ok(row.cloned());
+        }
         let Some(tree) = self.tree(name) else { return Ok(None) };
         match guarded(|| tree.get(rows::row_key(key)))? {
             Some(entry) => value_of(&tree, key, &entry),
@@ -184,6 +207,17 @@ impl Database {
 
     /// Rows with `start <= key < end`, at most `limit`.
     pub(super) fn scan(&self, name: &[u8], start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Row>, Failure> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let newer = self.newer();
+        match newer.tree(name) {
+            Some(table) => table.merge(start, end, limit, |from, limit| self.scan_sled(name, from, end, limit)),
+            None => self.scan_sled(name, start, end, limit),
+        }
+    }
+
+    fn scan_sled(&self, name: &[u8], start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Row>, Failure> {
         let Some(tree) = self.tree(name) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         if start >= end {
@@ -201,47 +235,59 @@ impl Database {
         Ok(found)
     }
 
-    /// Keeps commits from being applied meanwhile, so that what is read is of one moment.
-    pub(super) fn between_commits(&self) -> RwLockReadGuard<'_, ()> {
-        self.whole.read().unwrap_or_else(PoisonError::into_inner)
+    /// Applies a commit whose marks were checked, and makes its tree if there is none. Nothing of it is written before
+    /// [`settle`](Self::settle).
+    pub(super) fn apply(&self, name: &[u8], commit: Commit) {
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).apply(name, commit);
     }
 
-    /// Applies a commit whose marks were checked, and makes its tree first if it is to. A write, and not durable before
-    /// [`sync`](Self::sync). `flush` is called as often as it must be.
+    /// Makes everything that was applied durable in sled. A write. `before_flush` may refuse one, which is a failure.
     ///
-    /// An error, or a crash, may leave half of it: the commit log has it whole, and applying it again completes it. As one batch
-    /// of sled it would cost two writes of its log, each by another thread, during which no read of the process goes on.
-    pub(super) fn apply(
-        &self,
-        name: &[u8],
-        create: bool,
-        commit: &Commit,
-        flush: &dyn Fn() -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let make_room = |bytes, commits| if self.is_full(bytes, commits) { flush() } else { Ok(()) };
-        make_room(0, 1)?;
-        let _half = self.whole.write().unwrap_or_else(PoisonError::into_inner);
-        if create && !self.has_tree(name) {
-            make_room(CREATION_BYTES, 0)?;
-            self.create_tree(name)?;
+    /// An error, or a crash, may leave a part of it: the commit log has it whole, and writing it again completes it. Meanwhile reads get
+    /// everything that is written from memory, so they see no part.
+    pub(super) fn settle(&self, watchdog: &Watchdog, before_flush: &dyn Fn() -> io::Result<()>) -> Result<(), Failure> {
+        let flush = || {
+            before_flush()?;
+            watchdog.flush(self, "flushing a database")
+        };
+        let make_room = |bytes| if self.is_full(bytes) { flush() } else { Ok(()) };
+        {
+            // Only whoever has the lane's turn changes it, so nobody waits for this.
+            let newer = self.newer();
+            for (name, table) in newer.trees() {
+                if self.tree(name).is_none() {
+                    make_room(CREATION_BYTES)?;
+                    watchdog.call(Caller::Committer, WRITING, || self.create_tree(name))?;
+                }
+                let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
+                for (key, entry) in watchdog.call(Caller::Committer, WRITING, || changes(&tree, table))? {
+                    let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
+                    make_room(bytes)?;
+                    watchdog.call(Caller::Committer, WRITING, || {
+                        guarded(|| match entry {
+                            Some(entry) => tree.insert(key, entry).map(drop),
+                            None => tree.remove(key).map(drop),
+                        })
+                    })?;
+                    let mut unflushed = self.unflushed();
+                    unflushed.bytes += bytes;
+                    unflushed.entries += 1;
+                }
+            }
         }
-        let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-        for (key, entry) in changes(&tree, commit)? {
-            let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
-            make_room(bytes, 0)?;
-            guarded(|| match entry {
-                Some(entry) => tree.insert(key, entry).map(drop),
-                None => tree.remove(key).map(drop),
-            })?;
-            self.unflushed().bytes += bytes;
-        }
-        self.unflushed().commits += 1;
+        flush()?;
+        watchdog.call(Caller::Committer, "syncing a database", || self.sync())?;
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 
-    fn is_full(&self, bytes: usize, commits: usize) -> bool {
+    fn newer(&self) -> RwLockReadGuard<'_, Memtable> {
+        self.newer.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_full(&self, bytes: usize) -> bool {
         let unflushed = self.unflushed();
-        unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.commits + commits > FLUSH_COMMITS)
+        unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.entries >= FLUSH_ENTRIES)
     }
 
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Unflushed> {
@@ -260,7 +306,7 @@ impl Database {
     }
 
     /// Makes everything that was flushed durable.
-    pub(super) fn sync(&self) -> Result<(), Failure> {
+    fn sync(&self) -> Result<(), Failure> {
         self.log.sync_data().map_err(Failure::Io)?;
         // A file that was removed takes writes and syncs like any other, and nothing of them is there afterwards.
         #[cfg(unix)]
@@ -339,8 +385,8 @@ fn open(dir: &Path, cache_bytes: u64) -> Result<Database, Failure> {
     }
     let log = fs::OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
     let rouser = Arc::new(Rouser(Mutex::new(Some(db.clone()))));
-    let (whole, unflushed) = (RwLock::new(()), Mutex::default());
-    Ok(Database { trees: Mutex::new(trees), db, log, rouser, whole, unflushed })
+    let (newer, unflushed) = (RwLock::default(), Mutex::default());
+    Ok(Database { trees: Mutex::new(trees), db, log, rouser, newer, unflushed })
 }
 
 fn config(dir: &Path, cache_bytes: u64) -> sled::Config {
@@ -388,24 +434,22 @@ fn set_aside(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The entries that a commit puts and removes, its marks last.
-fn changes(tree: &sled::Tree, commit: &Commit) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
-    let mut changes = Vec::with_capacity(commit.puts.len() + commit.removes.len() + commit.marks.len());
-    for key in &commit.removes {
-        let parts = parts_of(tree, key)?.map_or(0..0, |count| 0..count);
-        changes.extend(parts.map(|part| (rows::part_key(key, part), None)));
-        changes.push((rows::row_key(key), None));
-    }
-    // The last one counts when a key is put twice, and no parts of the others may stay.
-    let puts: BTreeMap<&[u8], &Row> = commit.puts.iter().map(|row| (row.0.as_slice(), row)).collect();
-    for row in puts.into_values() {
-        let entries = rows::entries(row);
-        let new_parts = u16::try_from(entries.len() - 1).unwrap_or(u16::MAX);
-        let left_over = parts_of(tree, &row.0)?.map_or(0..0, |count| new_parts..count);
-        changes.extend(left_over.map(|part| (rows::part_key(&row.0, part), None)));
+/// The entries to put and to remove, the marks last.
+fn changes(tree: &sled::Tree, table: &Table) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
+    let mut changes = Vec::new();
+    for (key, value) in table.rows() {
+        let old_parts = parts_of(tree, key)?;
+        let entries = value.map_or_else(Vec::new, |value| rows::entries(key, value));
+        // No parts of an older value may stay.
+        let new_parts = u16::try_from(entries.len().saturating_sub(1)).unwrap_or(u16::MAX);
+        let left_over = new_parts..old_parts.unwrap_or(0).max(new_parts);
+        changes.extend(left_over.map(|part| (rows::part_key(key, part), None)));
+        if entries.is_empty() && old_parts.is_some() {
+            changes.push((rows::row_key(key), None));
+        }
         changes.extend(entries.into_iter().map(|(key, entry)| (key, Some(entry))));
     }
-    changes.extend(commit.marks.iter().map(|step| (rows::mark_key(step.mark), Some(rows::mark_value(&step.next)))));
+    changes.extend(table.marks().map(|(mark, anchored)| (rows::mark_key(mark), Some(rows::mark_value(&anchored)))));
     Ok(changes)
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use super::super::{Commit, Mark, StorageError};
+use super::super::{Commit, Mark, MarkStep, StorageError};
 use super::core::Core;
 use super::database::{CREATION_BYTES, Database, ENTRY_BYTES, Failure, REMOVAL_BYTES};
 use super::frames;
@@ -137,25 +137,16 @@ impl Staged {
     /// Applies what is durable, and acknowledges it.
     fn apply(self) {
         let Self { database, jobs, turn } = self;
-        let lane = &turn.0;
-        let applied = jobs.iter().try_for_each(|job| lane.call("writing to a database", || lane.apply(&database, job)));
-        drop(database);
-        match applied {
-            Ok(()) => {
-                lane.note_durable(&jobs);
-                jobs.into_iter().for_each(|job| job.ticket.answer(Ok(Committed::Durable)));
-            }
-            // The commit log has them, for when the database is whole again.
-            Err(failure @ Failure::Damaged(_)) => {
-                jobs.into_iter().for_each(|job| job.ticket.answer(Err(lane.unusable(&failure))));
-                lane.fail(lane.unusable(&failure));
-            }
-            // Who waits is answered by the poison, before the tickets are dropped. Half a commit must not be read.
-            Err(failure) => {
-                let error = lane.core.poison(lane.place(), "writing to", &failure);
-                lane.set_failed(error);
-            }
+        let mut tickets = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let steps = job.commit.marks.clone();
+            database.apply(&job.tree, job.commit);
+            // Afterwards: whoever reads both must not find the anchor ahead.
+            turn.0.note_durable(job.account, &steps);
+            tickets.push(job.ticket);
         }
+        turn.0.note_behind();
+        tickets.into_iter().for_each(|ticket| ticket.answer(Ok(Committed::Durable)));
     }
 }
 
@@ -188,25 +179,23 @@ impl Lane {
         Ok(())
     }
 
-    fn apply(&self, database: &Database, job: &CommitJob) -> Result<(), Failure> {
-        database.apply(&job.tree, job.create, &job.commit, &|| self.flush(database))
-    }
-
-    /// Moves the anchors, in memory, to what is durable now. The keeper writes them.
-    fn note_durable(self: &Arc<Self>, jobs: &[CommitJob]) {
-        for job in jobs {
-            for step in &job.commit.marks {
-                match (&self.shard, job.account) {
-                    (Some(shard), Some(account)) => shard.note_durable(account, step.next),
-                    _ => self.core.anchors.note_bucket(step.mark, step.next),
-                }
+    /// Moves an anchor, in memory, to what is durable now.
+    fn note_durable(&self, account: Option<AccountHandle>, steps: &[MarkStep]) {
+        for step in steps {
+            match (&self.shard, account) {
+                (Some(shard), Some(account)) => shard.note_durable(account, step.next),
+                _ => self.core.anchors.note_bucket(step.mark, step.next),
             }
         }
+    }
+
+    /// The keeper is to write the anchors that moved.
+    fn note_behind(self: &Arc<Self>) {
         self.core.anchors.note_shard(self);
         self.core.keeper.note_behind(self.core.options.anchor_interval);
     }
 
-    fn unusable(&self, failure: &Failure) -> StorageError {
+    pub(super) fn unusable(&self, failure: &Failure) -> StorageError {
         let detail = match failure {
             Failure::Damaged(detail) => detail.clone(),
             Failure::Io(error) => error.to_string(),

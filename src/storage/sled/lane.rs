@@ -124,10 +124,7 @@ impl Lane {
             })))?;
             return answer.wait().await;
         };
-        self.core.watchdog.call(Caller::Reader, "reading a database", || {
-            let _whole = database.between_commits();
-            read(self, &database)
-        })
+        self.core.watchdog.call(Caller::Reader, "reading a database", || read(self, &database))
     }
 
     /// The database if it is open.
@@ -181,9 +178,14 @@ impl Lane {
 
     /// Makes durable in the database what so far only the commit log has. Only in this lane's turn.
     pub(super) fn settle_now(&self) {
-        if let Err(failure) = self.settle() {
-            let error = self.core.poison(self.place(), "writing to", &failure);
-            self.set_failed(error);
+        match self.settle() {
+            Ok(()) => {}
+            // The commit log keeps it, for when the database is whole again.
+            Err(failure @ Failure::Damaged(_)) => self.fail(self.unusable(&failure)),
+            Err(failure) => {
+                let error = self.core.poison(self.place(), "writing to", &failure);
+                self.set_failed(error);
+            }
         }
     }
 
@@ -197,17 +199,9 @@ impl Lane {
             return Ok(());
         }
         let Some(database) = open else { return Ok(()) };
-        self.flush(&database)?;
-        self.core.watchdog.call(Caller::Committer, "syncing a database", || {
-            self.core.options.faults.before_settling()?;
-            database.sync()
-        })?;
+        self.core.options.faults.before_settling()?;
+        database.settle(&self.core.watchdog, &|| self.core.options.faults.before_flush())?;
         Ok(self.core.log.settled(self.log_place())?)
-    }
-
-    pub(super) fn flush(&self, database: &Database) -> Result<(), Failure> {
-        self.core.options.faults.before_flush()?;
-        self.core.watchdog.flush(database, "flushing a database")
     }
 
     /// Closes the database. Only in this lane's turn.

@@ -12,8 +12,7 @@
 //! 02 | key length 2 | key | number of part 2  -> bytes                               its parts
 //! ```
 //!
-//! The checksum is not there against damage, which sled's own and the seals above find, but against a read that meets a commit
-//! half way between two parts.
+//! The checksum is not there against damage, which sled's own and the seals above find, but against parts of two values.
 
 use super::super::{Anchored, Mark, Row};
 
@@ -50,9 +49,9 @@ impl Parts {
 }
 
 /// The entries that make up a row.
-pub(super) fn entries((key, value): &Row) -> Vec<Row> {
+pub(super) fn entries(key: &[u8], value: &[u8]) -> Vec<Row> {
     if value.len() < PART_BYTES {
-        return vec![(row_key(key), [&[WHOLE], value.as_slice()].concat())];
+        return vec![(row_key(key), [&[WHOLE], value].concat())];
     }
     let mut entries = vec![(row_key(key), Vec::new())];
     // A row has at most 96 KiB, hence 24 parts.
@@ -137,7 +136,7 @@ mod tests {
     fn rows_of_every_size_come_back_whole_and_their_entries_are_small() {
         for length in [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES, MAX_ROW_BYTES] {
             let value: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            let entries = entries(&(b"key".to_vec(), value.clone()));
+            let entries = entries(b"key", &value);
             assert!(entries.iter().all(|(_, entry)| entry.len() <= PART_BYTES));
             assert_eq!(entries[0].0, row_key(b"key"));
             match parse(&entries[0].1).unwrap() {
@@ -173,7 +172,7 @@ mod tests {
     fn documented_entries_of_a_large_row_hold() {
         let vector = Vector::of(include_str!("../../../docs/format.md"), "large row");
         let value: Vec<u8> = (0..4196).map(|at| (at % 251) as u8).collect();
-        let entries = entries(&(vector.bytes("row key"), value.clone()));
+        let entries = entries(&vector.bytes("row key"), &value);
         let keys: Vec<_> = entries.iter().map(|(key, _)| key.clone()).collect();
         assert_eq!(keys, vector.all("entry").into_iter().map(from_hex).collect::<Vec<_>>());
         assert_eq!(entries[0].1, vector.bytes("holds"));

@@ -19,7 +19,6 @@ use super::database::{Database, Failure};
 use super::files;
 use super::frames::Logged;
 use super::lane::DIRECTORY_TREE;
-use super::watchdog::Caller;
 use crate::ids::{AccountHandle, ShardId};
 
 pub(super) const SHARDS: &str = "shards";
@@ -222,21 +221,15 @@ fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation
     if left.is_empty() {
         return Ok(());
     }
-    let flush = || core.watchdog.flush(database, "flushing a database");
-    // What was written to another generation of the shard was in it before the shard was rewritten.
-    let applied = left.iter().filter(|logged| logged.target.generation == generation).try_for_each(|logged| {
-        core.watchdog.call(Caller::Committer, "writing to a database", || {
-            if is_behind(database, logged)? {
-                database.apply(&logged.tree, logged.create, &logged.commit, &flush)?;
-            }
-            Ok(())
-        })
+    let caught_up = left.iter().try_for_each(|logged| {
+        // What was written to another generation of the shard was in it before the shard was rewritten.
+        if logged.target.generation == generation && is_behind(database, logged)? {
+            database.apply(&logged.tree, logged.commit.clone());
+        }
+        Ok(())
     });
-    let synced = applied.and_then(|()| {
-        flush()?;
-        core.watchdog.call(Caller::Committer, "syncing a database", || database.sync())
-    });
-    synced.inspect_err(|_| core.log.put_back(shard, left))
+    let settled = caught_up.and_then(|()| database.settle(&core.watchdog, &|| Ok(())));
+    settled.inspect_err(|_| core.log.put_back(shard, left))
 }
 
 /// Whether a commit has to be applied: the database does not have a later one. Also when it is the last one that the database has,

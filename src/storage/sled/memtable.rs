@@ -1,0 +1,164 @@
+//! What a database has been told and sled has not: the commits since the last time that everything was made durable in it. The commit log
+//! has them as well. A row that is written again and again reaches sled once, and one that is removed soon after never.
+
+use std::collections::BTreeMap;
+
+use super::super::{Anchored, Commit, Mark, Row};
+
+/// By the names of trees.
+#[derive(Debug, Default)]
+pub(super) struct Memtable(BTreeMap<Vec<u8>, Table>);
+
+/// What is newer than in sled, of one tree.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    marks: BTreeMap<Mark, Anchored>,
+    /// `None` for one that was removed.
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Memtable {
+    pub(super) fn apply(&mut self, tree: &[u8], commit: Commit) {
+        if !self.0.contains_key(tree) {
+            self.0.insert(tree.to_vec(), Table::default());
+        }
+        let Some(table) = self.0.get_mut(tree) else { return };
+        for key in commit.removes {
+            table.rows.insert(key, None);
+        }
+        for (key, value) in commit.puts {
+            table.rows.insert(key, Some(value));
+        }
+        table.marks.extend(commit.marks.into_iter().map(|step| (step.mark, step.next)));
+    }
+
+    pub(super) fn trees(&self) -> impl Iterator<Item = (&Vec<u8>, &Table)> {
+        self.0.iter()
+    }
+
+    pub(super) fn tree(&self, name: &[u8]) -> Option<&Table> {
+        self.0.get(name)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Table {
+    pub(super) fn mark(&self, mark: Mark) -> Option<Anchored> {
+        self.marks.get(&mark).copied()
+    }
+
+    pub(super) fn marks(&self) -> impl Iterator<Item = (Mark, Anchored)> + '_ {
+        self.marks.iter().map(|(mark, anchored)| (*mark, *anchored))
+    }
+
+    /// A row as it is now, `None` if sled has to say.
+    pub(super) fn row(&self, key: &[u8]) -> Option<Option<&Vec<u8>>> {
+        self.rows.get(key).map(Option::as_ref)
+    }
+
+    /// Every row that was put or removed.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
+        self.rows.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// Lays what is newer with `start <= key < end` over what sled has: `older` gives the next rows of it from a key on, a few at a time, and
+    /// none when there are no more.
+    pub(super) fn merge<E>(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        mut older: impl FnMut(&[u8], usize) -> Result<Vec<Row>, E>,
+    ) -> Result<Vec<Row>, E> {
+        let mut newer = self.rows.range(start.to_vec()..end.to_vec()).peekable();
+        let mut merged = Vec::new();
+        let mut from = start.to_vec();
+        loop {
+            let wanted = limit - merged.len();
+            if wanted == 0 {
+                return Ok(merged);
+            }
+            let rows = older(&from, wanted)?;
+            let ended = rows.len() < wanted;
+            let last = rows.last().map(|(key, _)| key.clone());
+            for row in rows {
+                while let Some((key, value)) = newer.next_if(|(key, _)| **key < row.0) {
+                    merged.extend(value.clone().map(|value| (key.clone(), value)));
+                }
+                match newer.next_if(|(key, _)| **key == row.0) {
+                    Some((key, value)) => merged.extend(value.clone().map(|value| (key.clone(), value))),
+                    None => merged.push(row),
+                }
+                if merged.len() >= limit {
+                    merged.truncate(limit);
+                    return Ok(merged);
+                }
+            }
+            match last {
+                // The key right behind it.
+                Some(mut last) if !ended => {
+                    last.push(0);
+                    from = last;
+                }
+                _ => {
+                    let rest = newer.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+                    let room = limit - merged.len();
+                    merged.extend(rest.take(room));
+                    return Ok(merged);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<u8>>> {
+        prop::collection::btree_map(prop::collection::vec(0_u8..3, 0..3), prop::option::of(any::<u8>()), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn laid_over_is_as_if_it_had_been_written(older in rows(), newer in rows(), ends in prop::collection::vec(0_u8..3, 0..3), limit in 0_usize..25) {
+            let older: BTreeMap<Vec<u8>, Vec<u8>> = older.into_iter().filter_map(|(key, value)| Some((key, vec![value?]))).collect();
+            let newer: Vec<_> = newer.into_iter().map(|(key, value)| (key, value.map(|value| vec![value, 1]))).collect();
+            let mut memtable = Memtable::default();
+            let mut written = older.clone();
+            for (key, value) in newer {
+                let commit = match value {
+                    Some(value) => {
+                        written.insert(key.clone(), value.clone());
+                        Commit { puts: vec![(key, value)], ..Commit::default() }
+                    }
+                    None => {
+                        written.remove(&key);
+                        Commit { removes: vec![key], ..Commit::default() }
+                    }
+                };
+                memtable.apply(b"tree", commit);
+            }
+            let table = Table::default();
+            let table = memtable.tree(b"tree").unwrap_or(&table);
+            for (start, end) in [(vec![], vec![9]), (ends.clone(), vec![9]), (vec![], ends.clone())] {
+                if start >= end {
+                    continue;
+                }
+                let read = |from: &[u8], count: usize| {
+                    let rows = older.range(from.to_vec()..end.clone()).take(count);
+                    Ok::<_, ()>(rows.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>())
+                };
+                let merged = table.merge(&start, &end, limit, read).unwrap();
+                let expected: Vec<_> =
+                    written.range(start..end.clone()).take(limit).map(|(key, value)| (key.clone(), value.clone())).collect();
+                prop_assert_eq!(merged, expected);
+            }
+        }
+    }
+}
