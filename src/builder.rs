@@ -163,6 +163,13 @@ impl VaultBuilder {
         self
     }
 
+    /// How long a file of the commit log gets: with fewer than 16 MiB, databases follow it more often in tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn commit_log_bytes(mut self, bytes: u64) -> Self {
+        self.place.commit_log_bytes = bytes;
+        self
+    }
+
     /// Opens the vault; creates it if the directory is new or empty. Completes or removes what a crash has left.
     ///
     /// Takes place on a thread of its own: a passphrase or a key service may take its time. If the future is dropped, the vault is

@@ -55,6 +55,8 @@ pub(crate) struct PlaceOptions {
     pub(crate) model: Option<storage::model::ModelDisk>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) trees_per_shard: Option<usize>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) commit_log_bytes: u64,
     pub(crate) faults: storage::StorageFaults,
 }
 
@@ -68,6 +70,8 @@ impl PlaceOptions {
             model: None,
             #[cfg(any(test, feature = "testing"))]
             trees_per_shard: None,
+            #[cfg(any(test, feature = "testing"))]
+            commit_log_bytes: storage::COMMIT_LOG_BYTES,
             faults: storage::StorageFaults::default(),
         }
     }
@@ -87,6 +91,10 @@ impl PlaceOptions {
             trees_per_shard: self.trees_per_shard.unwrap_or(storage::TREES_PER_SHARD),
             #[cfg(not(any(test, feature = "testing")))]
             trees_per_shard: storage::TREES_PER_SHARD,
+            #[cfg(any(test, feature = "testing"))]
+            commit_log_bytes: self.commit_log_bytes,
+            #[cfg(not(any(test, feature = "testing")))]
+            commit_log_bytes: storage::COMMIT_LOG_BYTES,
             faults: self.faults,
         };
         Ok(storage::acquire(&self.path, options)?)

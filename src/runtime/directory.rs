@@ -400,6 +400,7 @@ mod tests {
             max_open_shards: 1,
             stall_timeout: Duration::from_secs(10),
             trees_per_shard: TREES_PER_SHARD,
+            commit_log_bytes: storage::COMMIT_LOG_BYTES,
             faults: StorageFaults::default(),
         };
         let place = storage::acquire(&folder.path().join("vault"), options).unwrap();

@@ -46,6 +46,10 @@ pub(crate) const MAX_COMMIT_REMOVES: usize = 96;
 /// The most account trees in one shard: where `open_tree` stays cheap and META never leaves the log.
 pub(crate) const TREES_PER_SHARD: usize = 128;
 
+/// How long a file of the commit log gets. What a crash leaves is about twice as much at most, and is read and applied within a second or
+/// two; and so much may be in memory because the databases have not got it yet.
+pub(crate) const COMMIT_LOG_BYTES: u64 = 16 * 1024 * 1024;
+
 /// How a vault's files are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineOptions {
@@ -55,6 +59,8 @@ pub(crate) struct EngineOptions {
     pub(crate) stall_timeout: Duration,
     /// How many accounts share a shard; [`TREES_PER_SHARD`] but in tests.
     pub(crate) trees_per_shard: usize,
+    /// How long a file of the commit log gets; [`COMMIT_LOG_BYTES`] but in tests.
+    pub(crate) commit_log_bytes: u64,
     pub(crate) faults: StorageFaults,
 }
 
@@ -63,8 +69,15 @@ pub(crate) struct EngineOptions {
 /// # Errors
 /// `AlreadyOpen`, and then nothing was touched; `NotAVault`; `Io`.
 pub(crate) fn acquire(path: &Path, options: EngineOptions) -> Result<Box<dyn Place>, StorageError> {
-    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard, faults } = options;
-    let options = sled::SledOptions { max_open_shards, stall_timeout, trees_per_shard, faults, ..sled::SledOptions::default() };
+    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard, commit_log_bytes, faults } = options;
+    let options = sled::SledOptions {
+        max_open_shards,
+        stall_timeout,
+        trees_per_shard,
+        commit_log_bytes,
+        faults,
+        ..sled::SledOptions::default()
+    };
     Ok(Box::new(sled::SledPlace::acquire(path, options)?))
 }
 
@@ -95,7 +108,8 @@ pub(crate) trait Place: Send {
     fn rebuild(self: Box<Self>, seal: Arc<dyn AnchorSeal>) -> BoxFuture<'static, Result<Box<dyn Rebuilding>, StorageError>>;
 }
 
-/// A vault whose directory is being made anew. What is there is only read until [`finish`](Rebuilding::finish).
+/// A vault whose directory is being made anew. What is there is only read until [`finish`](Rebuilding::finish), but for what a crash left on
+/// its way into its databases.
 pub(crate) trait Rebuilding: Send {
     /// The vault as it is. Its directory is not compared with the anchor, and may be damaged in any way.
     fn present(&self) -> &Arc<dyn Storage>;

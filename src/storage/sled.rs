@@ -52,7 +52,7 @@ mod watchdog;
 
 use std::time::Duration;
 
-use super::TREES_PER_SHARD;
+use super::{COMMIT_LOG_BYTES, TREES_PER_SHARD};
 pub use faults::StorageFaults;
 pub(crate) use place::SledPlace;
 
@@ -83,7 +83,7 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 8 << 20,
             directory_cache_bytes: 160 << 20,
-            commit_log_bytes: 16 << 20,
+            commit_log_bytes: COMMIT_LOG_BYTES,
             trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),
         }

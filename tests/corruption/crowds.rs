@@ -29,7 +29,8 @@ fn storm(what: &str, duration: Duration, vaults: usize, accounts: usize, trees_p
         let mut hosts = Vec::new();
         let mut targets = Vec::new();
         for _ in 0..vaults {
-            let host = Host::with(|builder| builder.trees_per_shard(trees_per_shard).threads(1)).await;
+            let host =
+                Host::with(|builder| builder.trees_per_shard(trees_per_shard).threads(1).commit_log_bytes(1024 * 1024)).await;
             for n in 0..accounts {
                 targets.push(host.backend.create_account(&id(&format!("customer {n}"))).await.unwrap());
             }

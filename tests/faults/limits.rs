@@ -35,7 +35,8 @@ fn file_size_limit_poisons_and_loses_nothing() {
             let error = outcome.expect_err("the limit is met");
             assert!(matches!(error, Error::Poisoned { .. } | Error::Io { .. }), "{error:?}");
             println!("fault: file size limit: {error}");
-            assert!(matches!(host.replace(&backend, "a", 16).await, Err(Error::Poisoned { .. })));
+            let later = host.replace(&backend, "a", 16).await;
+            assert!(matches!(later, Err(Error::Poisoned { .. })), "{later:?}");
             assert!(vault.close().await.is_err());
             set_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
             drop((vault, backend));

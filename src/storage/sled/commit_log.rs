@@ -198,11 +198,18 @@ impl CommitLog {
         self.append(core, &page, &bytes, false)
     }
 
-    /// The database can't be used any more.
-    pub(super) fn stuck(&self, place: Place) {
-        if let Some(ahead) = locked(&self.state).ahead_of.get_mut(&place) {
-            ahead.stuck = true;
+    /// The database can't be used any more. Nobody who waits for the log to be emptied waits for it.
+    pub(super) fn stuck(&self, core: &Arc<Core>, place: Place) -> io::Result<()> {
+        let mut state = locked(&self.state);
+        let Some(ahead) = state.ahead_of.get_mut(&place) else { return Ok(()) };
+        ahead.stuck = true;
+        if state.waiting.is_empty() {
+            return Ok(());
         }
+        self.next_file(core, &mut state)?;
+        let ended = self.remove_old(state)?;
+        ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
+        Ok(())
     }
 
     /// Answers the ticket when nothing that was written so far is in the log any more.
@@ -253,7 +260,9 @@ impl CommitLog {
                 read.frames.into_iter().for_each(|frame| old.leave(frame));
             }
             let stuck = |place: &Place| state.ahead_of.get(place).is_some_and(|ahead| ahead.stuck);
-            carried.extend(old.left.into_iter().filter(|(place, _)| stuck(place)).flat_map(|(_, logged)| logged));
+            let left = old.left.into_iter().filter(|(place, _)| stuck(place)).flat_map(|(_, logged)| logged);
+            // What was written to an older generation of a shard was in it before it was rewritten, or is deleted.
+            carried.extend(left.filter(|logged| core.generation(logged.target.shard) == logged.target.generation));
         }
         self.make_file(core, state, carried.iter())?;
         let number = state.number;

@@ -14,6 +14,7 @@ use super::database::Failure;
 use super::keeper::Keeper;
 use super::lane::Lane;
 use super::watchdog::Watchdog;
+use crate::ids::ShardId;
 
 pub(super) struct Core {
     pub(super) root: PathBuf,
@@ -81,6 +82,11 @@ impl Core {
     pub(super) fn leave_pool(&self) {
         let membership = locked(&self.pool).take();
         drop(membership);
+    }
+
+    /// The generation of a shard's files that counts; 0 for the directory.
+    pub(super) fn generation(&self, shard: Option<ShardId>) -> u32 {
+        shard.map_or(0, |shard| self.anchors.shard_mark(shard).generation)
     }
 
     /// A number for each use, growing, to tell which shard was used least recently.

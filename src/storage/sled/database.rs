@@ -212,12 +212,13 @@ impl Database {
         }
         let newer = self.newer();
         match newer.tree(name) {
-            Some(table) => table.merge(start, end, limit, |from, limit| self.scan_sled(name, from, end, limit)),
-            None => self.scan_sled(name, start, end, limit),
+            Some(table) => table.merge(start, end, limit, |from, limit| self.scan_sled(name, from, end, limit, Some(table))),
+            None => self.scan_sled(name, start, end, limit, None),
         }
     }
 
-    fn scan_sled(&self, name: &[u8], start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Row>, Failure> {
+    /// Rows as sled has them; of one that is newer in memory only the key, since its parts may be just being written.
+    fn scan_sled(&self, name: &[u8], start: &[u8], end: &[u8], limit: usize, newer: Option<&Table>) -> Result<Vec<Row>, Failure> {
         let Some(tree) = self.tree(name) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         if start >= end {
@@ -228,7 +229,9 @@ impl Database {
             // Stops at the first error: after a damaged page, sled's iterators yield errors for ever.
             let Some((entry_key, entry)) = guarded(|| entries.next().transpose())? else { break };
             let key = rows::key_of(&entry_key).ok_or_else(|| damaged("a row under a key of another kind"))?;
-            if let Some(value) = value_of(&tree, key, &entry)? {
+            if newer.is_some_and(|newer| newer.row(key).is_some()) {
+                found.push((key.to_vec(), Vec::new()));
+            } else if let Some(value) = value_of(&tree, key, &entry)? {
                 found.push((key.to_vec(), value));
             }
         }

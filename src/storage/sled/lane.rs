@@ -79,8 +79,7 @@ impl Lane {
     /// The database's files as the commit log knows them.
     pub(super) fn target(&self) -> Target {
         let shard = self.log_place();
-        let generation = shard.map_or(0, |shard| self.core.anchors.shard_mark(shard).generation);
-        Target { shard, generation }
+        Target { shard, generation: self.core.generation(shard) }
     }
 
     /// Puts a job at the end of the line.
@@ -249,7 +248,11 @@ impl Lane {
         let database = slot.take_database();
         *slot = Slot::Failed(error, database);
         drop(slot);
-        self.core.log.stuck(self.log_place());
+        if self.core.watchdog.poisoned().is_none()
+            && let Err(error) = self.core.log.stuck(&self.core, self.log_place())
+        {
+            self.core.watchdog.poison(format!("writing the commit log: {error}"));
+        }
     }
 
     /// Closes the least recently used shards that nobody waits for, until there is room for another one.

@@ -237,6 +237,37 @@ fn a_deletion_empties_the_log_of_every_database() {
     assert!(filled(&*storage, 2).is_err());
 }
 
+#[test]
+fn whoever_reads_while_a_database_follows_sees_whole_commits() {
+    let mut bench = Bench::new();
+    bench.options.commit_log_bytes = 30_000;
+    let storage = bench.open();
+    let (_, tree) = create(&*storage, 1);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..400_u64 {
+                // Three parts, two, and none.
+                let value = vec![round as u8; [9_000, 5_000, 10][round as usize % 3]];
+                block_on(tree.commit(commit(round, &[(b"a", &value), (b"b", &value), (b"c", &[round as u8])]))).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        let mut last = 0;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            let rows = block_on(tree.scan(b"a", b"d", 10)).unwrap();
+            let [(_, a), (_, b), (_, c)] = &rows[..] else {
+                assert!(rows.is_empty(), "{rows:?}");
+                continue;
+            };
+            assert!(a == b && a[0] == c[0] && a.iter().all(|byte| *byte == a[0]));
+            last = u64::from(c[0]).max(last);
+            assert!(block_on(tree.load(b"a")).unwrap().is_some());
+        }
+        assert!(last > 0);
+    });
+}
+
 fn read(path: &Path) -> Vec<Frame> {
     let number = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
     frames::read(&fs::read(path).unwrap(), number, &TestSeal).unwrap().frames
