@@ -160,6 +160,26 @@ def directory_anchor(marks):
     return anchor(1, 0, 2, b"directory.anchor", body)
 
 
+def commit_log():
+    def frame(body):
+        crc = zlib.crc32(struct.pack(">Q", 1) + body)
+        return b"AHCF" + struct.pack(">II", len(body), crc) + body
+
+    def sized(kind, data):
+        return struct.pack(kind, len(data)) + data
+
+    content = b"AHCOMMIT" + struct.pack(">HQ", 1, 1)
+    header = content + mac(derive(VAULT_KEY, "anchor"), "anchor", b"commits", content)
+    shard = struct.pack(">II", SHARD, 0)
+    mark = bytes(3) + struct.pack(">Q", 1) + bytes(32)
+    creation = b"\x02" + shard + sized(">B", HANDLE) + struct.pack(">H", 1) + mark + struct.pack(">H", 0)
+    creation += struct.pack(">H", 1) + sized(">H", b"k") + sized(">I", b"value")
+    bucket = b"\x01" + struct.pack(">H", 0x303) + struct.pack(">Q", 2) + b"\x77" * 32
+    change = b"\x01" + b"\xff" * 4 + bytes(4) + sized(">B", b"directory") + struct.pack(">H", 1) + bucket
+    change += struct.pack(">H", 1) + sized(">H", b"gone") + struct.pack(">H", 0)
+    return [("header", header), ("creation", frame(creation)), ("change", frame(change)), ("settled", frame(b"\x03" + shard))]
+
+
 def vault_head(directory):
     counter, digest = struct.pack(">Q", 2), directory[-32:-16]
     seal = mac(derive(VAULT_KEY, "vault-head"), "vault-head", VAULT, counter, digest)[:16]
@@ -312,6 +332,7 @@ def sections():
         ("directory", directory.hex()),
         ("head", vault_head(directory)),
     ]
+    yield "commit log", [(name, data.hex()) for name, data in commit_log()]
     yield "large row", list(large_row())
 
 

@@ -136,10 +136,14 @@ fn documented_directory_rows_hold() {
 }
 
 #[test]
-fn documented_anchors_are_sealed_by_the_vault() {
-    let vector = Vector::of(PAGE, "anchors");
-    for (anchor, file) in [("directory", b"directory.anchor".to_vec()), ("shard", [&b"shard.anchor"[..], &[0; 4]].concat())] {
-        let bytes = vector.bytes(anchor);
+fn documented_anchors_and_the_commit_log_are_sealed_by_the_vault() {
+    let files = [
+        ("anchors", "directory", b"directory.anchor".to_vec()),
+        ("anchors", "shard", [&b"shard.anchor"[..], &[0; 4]].concat()),
+        ("commit log", "header", b"commits".to_vec()),
+    ];
+    for (vector, anchor, file) in files {
+        let bytes = Vector::of(PAGE, vector).bytes(anchor);
         let (content, mac) = bytes.split_last_chunk::<32>().unwrap();
         assert_eq!(&keyring().mac(Label::Anchor, &[&file, content]), mac, "{anchor}");
     }

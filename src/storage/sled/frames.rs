@@ -264,6 +264,7 @@ mod tests {
 
     use super::super::super::tests::TestSeal;
     use super::*;
+    use crate::vectors::Vector;
 
     fn commit() -> Commit {
         Commit {
@@ -308,6 +309,42 @@ mod tests {
             let marks = |commit: &Commit| commit.marks.iter().map(|step| (step.mark, step.next)).collect::<Vec<_>>();
             assert_eq!(marks(&logged.commit), marks(&commit()));
         }
+    }
+
+    /// Knows the seal of the page's file and no key: that it is the vault's, a test of the layer with the key says.
+    struct Published([u8; 32]);
+
+    impl AnchorSeal for Published {
+        fn mac(&self, _: &[u8], _: &[u8]) -> [u8; 32] {
+            self.0
+        }
+    }
+
+    #[test]
+    fn documented_frames_are_read_and_written_the_same() {
+        let page = include_str!("../../../docs/format.md");
+        let vector = Vector::of(page, "commit log");
+        let begin = vector.bytes("header");
+        let seal = Published(*begin.last_chunk().unwrap());
+        assert_eq!(header(1, &seal), begin);
+        let file = [begin, vector.bytes("creation"), vector.bytes("change"), vector.bytes("settled")].concat();
+        let read = read(&file, 1, &seal).unwrap();
+        let [Frame::Commit(creation), Frame::Commit(change), Frame::Settled(settled)] = &read.frames[..] else {
+            panic!("{:?}", read.frames)
+        };
+        let shard = Target { shard: Some(ShardId(0)), generation: 0 };
+        assert_eq!((creation.target, creation.create, *settled), (shard, true, shard));
+        assert_eq!(creation.tree, Vector::of(page, "account").bytes("handle"));
+        assert_eq!(creation.commit.puts, [(b"k".to_vec(), b"value".to_vec())]);
+        assert_eq!((change.target, change.create, change.tree.as_slice()), (FRAMES[1].0, false, b"directory".as_slice()));
+        assert_eq!((change.commit.marks[0].mark, change.commit.marks[0].next.sequence), (Mark::Bucket(0x303), 2));
+        assert_eq!(change.commit.removes, [b"gone".to_vec()]);
+        let mut written = header(1, &seal);
+        for logged in [creation, change] {
+            put_commit(&mut written, 1, logged.target, &logged.tree, logged.create, &logged.commit);
+        }
+        put_settled(&mut written, 1, *settled);
+        assert_eq!(written, file);
     }
 
     #[test]
