@@ -36,14 +36,14 @@ fn write_that_fails_late_is_told_and_does_not_hang_the_vault() {
     in_child("writes::write_that_fails_late_is_told_and_does_not_hang_the_vault", |host| {
         const STALL: Duration = Duration::from_secs(4);
         let mut roused = 0;
-        for nth in 1..=48 {
-            fail_late([100, 500, 2_000, 20_000].map(Duration::from_micros)[nth % 4]);
-            let call = if nth % 3 == 0 { Call::Write } else { Call::SegmentEnd };
+        for nth in 1..=48_i64 {
+            fail_late(Duration::from_micros([100, 500, 2_000, 20_000][nth.rem_euclid(4) as usize]));
+            let (call, at) = if nth % 3 == 0 { (Call::Write, nth) } else { (Call::SegmentEnd, nth % 5 + 1) };
             let what = format!("{call:?} {nth} fails late");
             block_on(async {
                 let (vault, backend) = host.open_with(|builder| builder.stall_timeout(STALL)).await;
                 host.create(&backend, "a", 60_000).await.unwrap();
-                arm(call, if call == Call::Write { nth } else { nth % 5 + 1 } as i64, libc::EIO, false);
+                arm(call, at, libc::EIO, false);
                 let begun = Instant::now();
                 let error = loop {
                     if let Err(error) = host.replace(&backend, "a", 60_000).await {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Anchored, Commit, Mark, Row};
 use super::files;
-use super::memtable::{Memtable, Table};
+use super::memtable::{Memtable, Newer, Table};
 use super::rows::{self, Entry, PART_BYTES};
 use super::watchdog::{Caller, Watchdog};
 
@@ -195,8 +195,10 @@ impl Database {
     pub(super) fn get(&self, name: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
         // Held while sled is asked, so that what is read is of one moment.
         let newer = self.newer();
-        if let Some(row) = newer.tree(name).and_then(|table| table.row(key)) {
-            return Ok(row.cloned());
+        match newer.tree(name).map_or(Newer::Not, |table| table.row(key)) {
+            Newer::Put(value) => return Ok(Some(value.to_vec())),
+            Newer::Removed => return Ok(None),
+            Newer::Not => {}
         }
         let Some(tree) = self.tree(name) else { return Ok(None) };
         match guarded(|| tree.get(rows::row_key(key)))? {
@@ -229,7 +231,7 @@ impl Database {
             // Stops at the first error: after a damaged page, sled's iterators yield errors for ever.
             let Some((entry_key, entry)) = guarded(|| entries.next().transpose())? else { break };
             let key = rows::key_of(&entry_key).ok_or_else(|| damaged("a row under a key of another kind"))?;
-            if newer.is_some_and(|newer| newer.row(key).is_some()) {
+            if newer.is_some_and(|newer| !matches!(newer.row(key), Newer::Not)) {
                 found.push((key.to_vec(), Vec::new()));
             } else if let Some(value) = value_of(&tree, key, &entry)? {
                 found.push((key.to_vec(), value));

@@ -116,6 +116,29 @@ fn is_filled_or_tells(storage: &dyn Storage, number: u16) -> bool {
 }
 
 #[test]
+fn an_older_log_that_is_put_back_changes_nothing() {
+    let bench = Bench::with_small_shards(2);
+    let storage = bench.open();
+    fill(&*storage);
+    let older = crash(&bench, "older");
+    let tree = block_on(storage.tree(ShardId(0), handle(0))).unwrap();
+    block_on(tree.commit(commit(3, &[(b"round", &[3]), (b"k", b"newer")]))).unwrap();
+    block_on(storage.shred(ShardId(2), vec![handle(5)])).unwrap();
+    block_on(storage.close()).unwrap();
+    drop((tree, storage));
+    for put_back_twice in [false, true] {
+        copy(&older.join(COMMITS), &bench.path().join(COMMITS));
+        let storage = bench.open();
+        let tree = block_on(storage.tree(ShardId(0), handle(0))).unwrap();
+        assert_eq!(block_on(tree.load(b"round")).unwrap(), Some(vec![3]));
+        assert_eq!(block_on(tree.load(b"k")).unwrap(), Some(b"newer".to_vec()));
+        (1..5).for_each(|number| filled(&*storage, number).unwrap());
+        assert!(matches!(block_on(storage.tree(ShardId(2), handle(5))), Err(StorageError::NoTree)), "{put_back_twice}");
+        block_on(storage.close()).unwrap();
+    }
+}
+
+#[test]
 fn a_full_file_is_followed_by_another_and_goes() {
     let mut bench = Bench::with_small_shards(2);
     bench.options.commit_log_bytes = 40_000;

@@ -17,6 +17,14 @@ pub(super) struct Table {
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
+/// What is known of a row.
+pub(super) enum Newer<'a> {
+    Put(&'a [u8]),
+    Removed,
+    /// What sled has is the newest.
+    Not,
+}
+
 impl Memtable {
     pub(super) fn apply(&mut self, tree: &[u8], commit: Commit) {
         if !self.0.contains_key(tree) {
@@ -54,9 +62,12 @@ impl Table {
         self.marks.iter().map(|(mark, anchored)| (*mark, *anchored))
     }
 
-    /// A row as it is now, `None` if sled has to say.
-    pub(super) fn row(&self, key: &[u8]) -> Option<Option<&Vec<u8>>> {
-        self.rows.get(key).map(Option::as_ref)
+    pub(super) fn row(&self, key: &[u8]) -> Newer<'_> {
+        match self.rows.get(key) {
+            Some(Some(value)) => Newer::Put(value),
+            Some(None) => Newer::Removed,
+            None => Newer::Not,
+        }
     }
 
     /// Every row that was put or removed.
