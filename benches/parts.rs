@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use anchorhold::{Account, Backend, Connection, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey};
 use anchorhold::{RootKey, SessionOptions, Vault, ZeroizingAllocator, fuzzing};
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orion::hazardous::aead::xchacha20poly1305::{Nonce, SecretKey, XChaCha20Poly1305};
 
@@ -55,6 +56,21 @@ fn envelope(criterion: &mut Criterion) {
             });
         });
     }
+}
+
+/// As many bytes as a usual token has: to text and back.
+fn base64url(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("base64url");
+    let (bytes, mut text, mut back) = ([0xa7; 101], [0; 135], [0; 101]);
+    group.bench_function("ours", |bencher| {
+        bencher.iter(|| fuzzing::base64url_and_back(black_box(&bytes), &mut text, &mut back));
+    });
+    group.bench_function("base64ct", |bencher| {
+        bencher.iter(|| {
+            let written = Base64UrlUnpadded::encode(black_box(&bytes), &mut text).is_ok();
+            written && Base64UrlUnpadded::decode(black_box(&text[..]), &mut back).is_ok()
+        });
+    });
 }
 
 fn tokens(criterion: &mut Criterion) {
@@ -153,5 +169,5 @@ fn allocator(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, allocator, envelope, tokens, credentials, cold);
+criterion_group!(benches, allocator, envelope, base64url, tokens, credentials, cold);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod api_key;
 pub(crate) mod audit;
+pub(crate) mod base64url;
 pub(crate) mod claims;
 pub(crate) mod credential;
 pub(crate) mod denial;

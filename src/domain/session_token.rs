@@ -9,9 +9,9 @@
 
 use std::fmt;
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
+use super::base64url::{self, encoded_len};
 pub(crate) use super::claims::SessionClaims;
 use super::claims::{MAX_CLAIMS_BYTES, MIN_CLAIMS_BYTES};
 pub(crate) use super::denial::DenialReason;
@@ -96,12 +96,11 @@ impl<'a> TokenParts<'a> {
         let environment =
             Environment::ALL.into_iter().find(|&environment| text.starts_with(prefix(environment))).ok_or(InvalidToken)?;
         let body = text.get(PREFIX_BYTES..).ok_or(InvalidToken)?;
-        // Four characters are three bytes; one character alone in the last group stands for none and is refused below.
-        let raw = room.take(body.len() * 3 / 4);
-        let decoded = Base64UrlUnpadded::decode(body, raw).map_err(|_| InvalidToken)?.len();
+        let raw = room.take(base64url::decoded_len(body.len()));
+        base64url::decode(body.as_bytes(), raw).map_err(|base64url::Malformed| InvalidToken)?;
         let (version, rest) = raw.split_first_chunk::<1>().ok_or(InvalidToken)?;
         let handle = AccountHandle::from_bytes(*rest.first_chunk::<HANDLE_BYTES>().ok_or(InvalidToken)?);
-        if decoded != raw.len() || version != &[VERSION] {
+        if version != &[VERSION] {
             return Err(InvalidToken);
         }
         Ok(Self { environment, handle, raw })
@@ -195,12 +194,12 @@ fn write(
 }
 
 fn text(environment: Environment, raw: &[u8]) -> SessionToken {
-    let mut text = vec![0; PREFIX_BYTES + encoded_len(raw.len())];
-    let (prefix_place, encoded) = text.split_at_mut(PREFIX_BYTES);
-    prefix_place.copy_from_slice(prefix(environment).as_bytes());
-    let written = Base64UrlUnpadded::encode(raw, encoded).is_ok();
-    // The place has the length that the encoding of so many bytes has, and base64 is ASCII.
-    debug_assert!(written);
+    let length = PREFIX_BYTES + encoded_len(raw.len());
+    let mut text = Vec::with_capacity(length);
+    text.extend_from_slice(prefix(environment).as_bytes());
+    text.resize(length, 0);
+    base64url::encode(raw, &mut text[PREFIX_BYTES..]);
+    // Base64 is ASCII.
     SessionToken::from(String::from_utf8(text).unwrap_or_default())
 }
 
@@ -220,11 +219,6 @@ const fn prefix(environment: Environment) -> &'static str {
         Environment::Test => "st_test_",
         Environment::Production => "st_live_",
     }
-}
-
-/// Characters of base64 without padding.
-const fn encoded_len(bytes: usize) -> usize {
-    (bytes * 4).div_ceil(3)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::crypto::header;
 use crate::crypto::key::Key;
 use crate::domain::api_key::ApiKeyParts;
 use crate::domain::audit;
+use crate::domain::base64url;
 use crate::domain::credential::{Credential, Revealed};
 use crate::domain::entries::Entries;
 use crate::domain::inject;
@@ -65,6 +66,13 @@ pub fn sealed_claims(bytes: &[u8]) -> Option<String> {
     let claims = SessionClaims::decode(bytes)?;
     let token = session_token::seal(&vector_key(), &VECTOR_VAULT, Environment::Test, &HANDLE, &claims);
     Some(token.expose_secret().to_owned())
+}
+
+/// Bytes as base64url and back, in places of the right sizes, for the benchmark.
+#[must_use]
+pub fn base64url_and_back(bytes: &[u8], text: &mut [u8], back: &mut [u8]) -> bool {
+    base64url::encode(bytes, text);
+    base64url::decode(text, back).is_ok()
 }
 
 /// An API key's text, taken apart and written again.
