@@ -428,7 +428,7 @@ impl Account {
             expected: change.before,
             next: Anchored { sequence: change.facts.sequence, digest: [0; 32] },
         };
-        let commit = Commit { puts: change.puts, removes: change.removes, marks: vec![step] };
+        let commit = Commit { puts: change.puts, removes: change.removes, marks: vec![step], ..Commit::default() };
         let committed = {
             let _under_way = UnderWay::begin(self);
             tree.commit(commit).await

@@ -276,6 +276,19 @@ impl Change<'_> {
 
     /// Sets a row to bytes that are encoded already.
     pub(crate) async fn put_bytes(&mut self, name: RowName, plain: &[u8]) -> Result<(), Error> {
+        let row = self.sealed(name, plain).await?;
+        self.commit.puts.push(row);
+        Ok(())
+    }
+
+    /// The same for a row that will soon be removed.
+    pub(crate) async fn put_passing(&mut self, name: RowName, plain: &[u8]) -> Result<(), Error> {
+        let row = self.sealed(name, plain).await?;
+        self.commit.passing.push(row);
+        Ok(())
+    }
+
+    async fn sealed(&mut self, name: RowName, plain: &[u8]) -> Result<Row, Error> {
         let key = name.to_bytes();
         self.toggle_old(name, &key).await?;
         let revision = match name.bucket() {
@@ -287,8 +300,7 @@ impl Change<'_> {
             let element = self.directory.element(&key, &value);
             self.toggle(bucket, Some(&element))?;
         }
-        self.commit.puts.push((key, value));
-        Ok(())
+        Ok((key, value))
     }
 
     /// Removes a row, if it is there; says whether it was. Each name at most once per change.
@@ -429,7 +441,7 @@ mod tests {
             next: Anchored { sequence: kept.sequence + 1, digest: row.digest },
         };
         let moved = keyring.seal_row(&head, kept.sequence + 1, &codec::encode(&row).unwrap());
-        let commit = Commit { puts: vec![(head, moved)], removes: Vec::new(), marks: vec![step] };
+        let commit = Commit { puts: vec![(head, moved)], removes: Vec::new(), marks: vec![step], ..Commit::default() };
         block_on(storage.directory().commit(commit)).unwrap();
         let reopened = Directory::new(storage.directory(), keyring);
         assert!(matches!(block_on(reopened.get::<u64>(name)), Err(Error::Corrupted(_))));

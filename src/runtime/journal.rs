@@ -184,7 +184,7 @@ impl Core {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
             let number = self.journal.index().next;
-            change.put_bytes(RowName::Journal(number), &row.plain).await?;
+            change.put_passing(RowName::Journal(number), &row.plain).await?;
             change.commit().await?;
             let written = Written { at: self.uptime_millis(), bytes: row.plain.len() };
             let accounts = row.accounts.iter().map(|(handle, next)| {

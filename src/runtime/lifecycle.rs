@@ -76,6 +76,7 @@ impl Core {
                 expected: 0,
                 next: Anchored { sequence: born.sequence, digest: [0; 32] },
             }],
+            ..Commit::default()
         };
         let shard = self.storage.create(handle, first).await?;
         change.put(by_id, &AccountRow { linked_account_id: id.as_str().to_owned(), handle, shard, created: now }).await?;

@@ -118,7 +118,7 @@ impl Side<'_> {
                 let next = Anchored { sequence: *expected + 1, digest: [*key; 32] };
                 let marks = vec![MarkStep { mark: Mark::Bucket(*bucket), expected: *expected, next }];
                 let puts = vec![(vec![*bucket as u8, *key], vec![*key; *length])];
-                block_on(directory.commit(Commit { puts, removes: Vec::new(), marks }))?;
+                block_on(directory.commit(Commit { puts, removes: Vec::new(), marks, ..Commit::default() }))?;
                 *expected += 1;
                 let rows = block_on(directory.scan(b"", &[0xff], usize::MAX))?;
                 return Ok(Said::Rows(rows, directory.anchored(Mark::Bucket(*bucket))));

@@ -195,6 +195,8 @@ pub(crate) trait Tree: Send + Sync {
 pub(crate) struct Commit {
     /// New and replaced rows.
     pub(crate) puts: Vec<Row>,
+    /// New rows that will be removed before long and are not put again: an engine may keep them out of its database until then.
+    pub(crate) passing: Vec<Row>,
     /// Removed keys.
     pub(crate) removes: Vec<Vec<u8>>,
     /// Where each touched mark goes. An account's commit has exactly one, [`Mark::Account`].
@@ -206,7 +208,7 @@ impl Commit {
     fn check_limits(&self) -> Result<(), StorageError> {
         let too_large = |bytes, limit| Err(StorageError::TooLarge { bytes, limit });
         let mut total = 0;
-        for (key, value) in &self.puts {
+        for (key, value) in self.puts.iter().chain(&self.passing) {
             let bytes = key.len() + value.len();
             if bytes > MAX_ROW_BYTES {
                 return too_large(bytes, MAX_ROW_BYTES);
@@ -219,7 +221,7 @@ impl Commit {
         if self.removes.len() > MAX_COMMIT_REMOVES {
             return too_large(self.removes.len(), MAX_COMMIT_REMOVES);
         }
-        let keys = self.puts.iter().map(|(key, _)| key).chain(&self.removes);
+        let keys = self.puts.iter().chain(&self.passing).map(|(key, _)| key).chain(&self.removes);
         match keys.map(Vec::len).find(|bytes| *bytes > MAX_KEY_BYTES) {
             Some(bytes) => too_large(bytes, MAX_KEY_BYTES),
             None => Ok(()),

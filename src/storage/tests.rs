@@ -123,7 +123,7 @@ fn step(mark: Mark, expected: u64) -> MarkStep {
 /// A commit of an account from the sequence `expected` to the next one.
 pub(super) fn commit(expected: u64, puts: &[(&[u8], &[u8])]) -> Commit {
     let puts = puts.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
-    Commit { puts, removes: Vec::new(), marks: vec![step(Mark::Account, expected)] }
+    Commit { puts, removes: Vec::new(), marks: vec![step(Mark::Account, expected)], ..Commit::default() }
 }
 
 fn create(storage: &dyn Storage, number: u16, puts: &[(&[u8], &[u8])]) -> (ShardId, Arc<dyn Tree>) {
@@ -178,7 +178,7 @@ fn a_commit_with_a_wrong_mark_changes_nothing(bench: &dyn Bench) {
     // One of several marks that is wrong stops all.
     let directory = storage.directory();
     let marks = vec![step(Mark::Bucket(1), 0), step(Mark::Bucket(2), 5)];
-    let both = Commit { puts: vec![row(b"k", b"v")], removes: Vec::new(), marks };
+    let both = Commit { puts: vec![row(b"k", b"v")], removes: Vec::new(), marks, ..Commit::default() };
     assert!(matches!(block_on(directory.commit(both)), Err(StorageError::Conflict { expected: 5, found: 0 })));
     assert_eq!(load(&*directory, b"k"), None);
     assert_eq!(directory.anchored(Mark::Bucket(1)), None);
@@ -222,7 +222,7 @@ fn rows_of_every_size_come_back(bench: &dyn Bench) {
     }
     let removes = (0..sizes.len()).map(|at| vec![at as u8]).collect();
     let marks = vec![step(Mark::Account, 2 * sizes.len() as u64 + 1)];
-    block_on(tree.commit(Commit { puts: Vec::new(), removes, marks })).unwrap();
+    block_on(tree.commit(Commit { puts: Vec::new(), removes, marks, ..Commit::default() })).unwrap();
     assert_eq!(all(&*tree), [row(b"same", &value(66_000))]);
 }
 
@@ -230,7 +230,13 @@ fn trees_never_see_each_other(bench: &dyn Bench) {
     let storage = bench.open();
     let (_, one) = create(&*storage, 1, &[(b"k", b"one")]);
     let (_, two) = create(&*storage, 2, &[(b"k", b"two")]);
-    block_on(storage.directory().commit(Commit { puts: vec![row(b"k", b"dir")], removes: vec![], marks: vec![] })).unwrap();
+    block_on(storage.directory().commit(Commit {
+        puts: vec![row(b"k", b"dir")],
+        removes: vec![],
+        marks: vec![],
+        ..Commit::default()
+    }))
+    .unwrap();
     block_on(one.commit(commit(1, &[(b"only", b"one")]))).unwrap();
     assert_eq!(all(&*one), [row(b"k", b"one"), row(b"only", b"one")]);
     assert_eq!(all(&*two), [row(b"k", b"two")]);
@@ -268,7 +274,12 @@ fn marks_of_the_directory_stand_alone(bench: &dyn Bench) {
     let directory = storage.directory();
     let put = |bucket, expected, value: &[u8]| {
         let marks = vec![step(Mark::Bucket(bucket), expected)];
-        block_on(directory.commit(Commit { puts: vec![row(&bucket.to_be_bytes(), value)], removes: Vec::new(), marks }))
+        block_on(directory.commit(Commit {
+            puts: vec![row(&bucket.to_be_bytes(), value)],
+            removes: Vec::new(),
+            marks,
+            ..Commit::default()
+        }))
     };
     put(0, 0, b"a").unwrap();
     put(4100, 0, b"b").unwrap();
@@ -411,7 +422,7 @@ fn reopening_at_once_works_many_times(bench: &dyn Bench) {
         }
         let marks = vec![step(Mark::Bucket(9), u64::from(round))];
         let puts = vec![row(&round.to_be_bytes(), &vec![round as u8; 500])];
-        block_on(directory.commit(Commit { puts, removes: Vec::new(), marks })).unwrap();
+        block_on(directory.commit(Commit { puts, removes: Vec::new(), marks, ..Commit::default() })).unwrap();
         create(&*storage, round, &[(b"k", b"v")]);
         if round % 2 == 0 {
             block_on(storage.close()).unwrap();

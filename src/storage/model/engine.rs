@@ -432,7 +432,7 @@ impl Engine {
             for key in &commit.removes {
                 tree.rows.remove(key);
             }
-            tree.rows.extend(commit.puts.iter().cloned());
+            tree.rows.extend(commit.puts.iter().chain(&commit.passing).cloned());
             tree.marks.extend(commit.marks.iter().map(|step| (step.mark, step.next.sequence)));
         });
         for step in &commit.marks {

@@ -16,7 +16,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::super::{AnchorSeal, StorageError};
+use super::super::{AnchorSeal, Commit, Row, StorageError};
 use super::core::{Core, io_error, locked};
 use super::files;
 use super::frames::{self, Frame, HEADER_BYTES, Logged, Target};
@@ -151,10 +151,16 @@ impl CommitLog {
 
     /// Writes at the end of the file. Durable when it returns, if `sync` says so.
     pub(super) fn append(&self, core: &Core, page: &Page, bytes: &[u8], sync: bool) -> io::Result<()> {
+        self.write(core, page, bytes, sync)?;
+        locked(&self.state).bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The same for what makes the file no fuller.
+    fn write(&self, core: &Core, page: &Page, bytes: &[u8], sync: bool) -> io::Result<()> {
         core.watchdog.call(Caller::Committer, WRITING, || {
             // One write at the end, whoever else writes.
             (&*page.file).write_all(bytes)?;
-            locked(&self.state).bytes += bytes.len() as u64;
             if !sync {
                 return Ok(());
             }
@@ -181,6 +187,35 @@ impl CommitLog {
         let ended = self.remove_old(state)?;
         // Not under the lock: either may be the last of what it belongs to.
         drop(ahead);
+        ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
+        Ok(())
+    }
+
+    /// The same but for passing rows, which are written to the log again, so that older files can go.
+    pub(super) fn settled_but(&self, core: &Core, target: Target, passing: Vec<(Vec<u8>, Vec<Row>)>) -> io::Result<()> {
+        const AT_ONCE: usize = 1024 * 1024;
+        let page = {
+            let state = locked(&self.state);
+            let file = state.file.clone().ok_or_else(|| io::Error::other("there is no file"))?;
+            Page { file, number: state.number }
+        };
+        let mut bytes = Vec::new();
+        for (tree, rows) in passing {
+            for row in rows {
+                let commit = Commit { passing: vec![row], ..Commit::default() };
+                frames::put_commit(&mut bytes, page.number, target, &tree, false, &commit);
+                if bytes.len() >= AT_ONCE {
+                    self.write(core, &page, &bytes, false)?;
+                    bytes.clear();
+                }
+            }
+        }
+        self.write(core, &page, &bytes, true)?;
+        let mut state = locked(&self.state);
+        if let Some(ahead) = state.ahead_of.get_mut(&target.shard) {
+            ahead.since = page.number;
+        }
+        let ended = self.remove_old(state)?;
         ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
         Ok(())
     }

@@ -250,7 +250,14 @@ impl Database {
     ///
     /// An error, or a crash, may leave a part of it: the commit log has it whole, and writing it again completes it. Meanwhile reads get
     /// everything that is written from memory, so they see no part.
-    pub(super) fn settle(&self, watchdog: &Watchdog, before_flush: &dyn Fn() -> io::Result<()>) -> Result<(), Failure> {
+    ///
+    /// If they are to be `kept`, passing rows stay in memory, and whoever calls sees to it that they are durable elsewhere.
+    pub(super) fn settle(
+        &self,
+        kept: bool,
+        watchdog: &Watchdog,
+        before_flush: &dyn Fn() -> io::Result<()>,
+    ) -> Result<(), Failure> {
         let flush = || {
             before_flush()?;
             watchdog.flush(self, "flushing a database")
@@ -265,7 +272,7 @@ impl Database {
                     watchdog.call(Caller::Committer, WRITING, || self.create_tree(name))?;
                 }
                 let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-                for (key, entry) in watchdog.call(Caller::Committer, WRITING, || changes(&tree, table))? {
+                for (key, entry) in watchdog.call(Caller::Committer, WRITING, || changes(&tree, table, kept))? {
                     let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
                     make_room(bytes)?;
                     watchdog.call(Caller::Committer, WRITING, || {
@@ -282,8 +289,14 @@ impl Database {
         }
         flush()?;
         watchdog.call(Caller::Committer, "syncing a database", || self.sync())?;
-        self.newer.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).settled(kept);
         Ok(())
+    }
+
+    /// The rows that are passing, by tree.
+    pub(super) fn passing(&self) -> Vec<(Vec<u8>, Vec<Row>)> {
+        let newer = self.newer();
+        newer.trees().map(|(name, table)| (name.clone(), table.passing().collect())).collect()
     }
 
     fn newer(&self) -> RwLockReadGuard<'_, Memtable> {
@@ -440,9 +453,9 @@ fn set_aside(dir: &Path) -> io::Result<()> {
 }
 
 /// The entries to put and to remove, the marks last.
-fn changes(tree: &sled::Tree, table: &Table) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
+fn changes(tree: &sled::Tree, table: &Table, kept: bool) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
     let mut changes = Vec::new();
-    for (key, value) in table.rows() {
+    for (key, value) in table.rows(kept) {
         let old_parts = parts_of(tree, key)?;
         let entries = value.map_or_else(Vec::new, |value| rows::entries(key, value));
         // No parts of an older value may stay.

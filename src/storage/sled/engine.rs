@@ -74,7 +74,7 @@ impl Storage for SledStorage {
             loop {
                 let shard = locked(&self.core.room).take();
                 let name = handle.as_bytes().to_vec();
-                let commit = Commit { puts: first.puts.clone(), removes: first.removes.clone(), marks: first.marks.clone() };
+                let commit = first.clone();
                 match tree::submit(&self.lane(shard), name, Some(handle), true, commit).await {
                     Ok(Committed::Durable) => return Ok(shard),
                     Ok(Committed::NoRoom) => locked(&self.core.room).set_full(shard),

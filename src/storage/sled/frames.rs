@@ -117,8 +117,8 @@ pub(super) fn put_commit(bytes: &mut Vec<u8>, number: u64, target: Target, tree:
             put_length(bytes, key.len());
             bytes.extend_from_slice(key);
         }
-        put_length(bytes, commit.puts.len());
-        for (key, value) in &commit.puts {
+        put_length(bytes, commit.puts.len() + commit.passing.len());
+        for (key, value) in commit.puts.iter().chain(&commit.passing) {
             put_length(bytes, key.len());
             bytes.extend_from_slice(key);
             bytes.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -274,6 +274,7 @@ mod tests {
                 MarkStep { mark: Mark::Account, expected: 4, next: Anchored { sequence: 5, digest: [9; 32] } },
                 MarkStep { mark: Mark::Bucket(4097), expected: 0, next: Anchored { sequence: 1, digest: [0; 32] } },
             ],
+            passing: Vec::new(),
         }
     }
 

@@ -213,7 +213,7 @@ impl Lane {
 impl CommitJob {
     /// About how many bytes of entries it writes.
     pub(super) fn cost(&self) -> usize {
-        let rows = self.commit.puts.iter().map(|(key, value)| {
+        let rows = self.commit.puts.iter().chain(&self.commit.passing).map(|(key, value)| {
             let parts = value.len() / PART_BYTES + 1;
             value.len() + parts * (key.len() + ENTRY_BYTES)
         });

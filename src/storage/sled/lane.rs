@@ -177,7 +177,12 @@ impl Lane {
 
     /// Makes durable in the database what so far only the commit log has. Only in this lane's turn.
     pub(super) fn settle_now(&self) {
-        match self.settle() {
+        self.settle_but(true);
+    }
+
+    /// Passing rows stay in the commit log if they are to be `kept`.
+    fn settle_but(&self, kept: bool) {
+        match self.settle(kept) {
             Ok(()) => {}
             // The commit log keeps it, for when the database is whole again.
             Err(failure @ Failure::Damaged(_)) => self.fail(self.unusable(&failure)),
@@ -188,7 +193,7 @@ impl Lane {
         }
     }
 
-    fn settle(&self) -> Result<(), Failure> {
+    fn settle(&self, kept: bool) -> Result<(), Failure> {
         let open = match &*locked(&self.slot) {
             Slot::Open(database) => Some(database.clone()),
             Slot::Closed | Slot::Failed(..) => None,
@@ -199,14 +204,18 @@ impl Lane {
         }
         let Some(database) = open else { return Ok(()) };
         self.core.options.faults.before_settling()?;
-        database.settle(&self.core.watchdog, &|| self.core.options.faults.before_flush())?;
-        Ok(self.core.log.settled(self.log_place())?)
+        database.settle(kept, &self.core.watchdog, &|| self.core.options.faults.before_flush())?;
+        let passing: Vec<_> = database.passing().into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+        if passing.is_empty() {
+            return Ok(self.core.log.settled(self.log_place())?);
+        }
+        Ok(self.core.log.settled_but(&self.core, self.target(), passing)?)
     }
 
     /// Closes the database. Only in this lane's turn.
     pub(super) fn close_now(&self) {
         let behind = self.core.log.is_ahead_of(self.log_place());
-        self.settle_now();
+        self.settle_but(false);
         let database = locked(&self.slot).take_database();
         let Some(database) = database else { return };
         if let Some(shard) = &self.shard {

@@ -261,6 +261,54 @@ fn a_deletion_empties_the_log_of_every_database() {
 }
 
 #[test]
+fn passing_rows_stay_in_the_log_until_the_vault_is_closed_or_they_are_removed() {
+    let mut bench = Bench::with_small_shards(2);
+    bench.options.commit_log_bytes = 30_000;
+    let storage = bench.open();
+    let directory = storage.directory();
+    let change = |round: u64, passing: Vec<Row>, removes: Vec<Vec<u8>>| {
+        let next = Anchored { sequence: round + 1, digest: [round as u8; 32] };
+        let marks = vec![MarkStep { mark: Mark::Bucket(9), expected: round, next }];
+        let puts = vec![(b"head".to_vec(), vec![round as u8])];
+        block_on(directory.commit(Commit { puts, passing, removes, marks })).unwrap();
+    };
+    let key = |number: u64| [b"row".as_slice(), &number.to_be_bytes()].concat();
+    let (needle, mut most) = ([0xa7_u8, 0x13, 0x5e, 0x99].repeat(8), 0);
+    for round in 0..200_u64 {
+        let value = [needle.as_slice(), &vec![round as u8; 5_000]].concat();
+        let gone = if round % 20 == 19 { (round - 19..round - 1).map(key).collect() } else { Vec::new() };
+        change(round, vec![(key(round), value)], gone);
+        most = most.max(log_files(&bench.path()).len());
+    }
+    assert!(most < 12, "{most} files of 30 that were written");
+    // Every twentieth is there, and the last two of each twenty.
+    let expected: Vec<_> = (0..200).filter(|round| round % 20 >= 18).map(key).collect();
+    let found = |storage: &dyn Storage| {
+        let rows = block_on(storage.directory().scan(b"row", b"rox", 1_000)).unwrap();
+        rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&*storage), expected);
+    let in_sled = |vault: &Path| {
+        let log = fs::read(vault.join("directory/db")).unwrap();
+        log.windows(needle.len()).any(|window| window == needle)
+    };
+    assert!(!in_sled(&bench.path()));
+    let crashed = crash(&bench, "crashed");
+    assert_eq!(found(&*try_open(&crashed, &bench.options).unwrap()), expected);
+    block_on(storage.close()).unwrap();
+    drop((directory, storage));
+    assert!(log_files(&bench.path()).is_empty() && in_sled(&bench.path()), "the control");
+    let storage = bench.open();
+    assert_eq!(found(&*storage), expected);
+    let removes = expected.clone();
+    let next = Anchored { sequence: 201, digest: [1; 32] };
+    let marks = vec![MarkStep { mark: Mark::Bucket(9), expected: 200, next }];
+    block_on(storage.directory().commit(Commit { removes, marks, ..Commit::default() })).unwrap();
+    block_on(storage.close()).unwrap();
+    assert!(found(&*bench.open()).is_empty());
+}
+
+#[test]
 fn whoever_reads_while_a_database_follows_sees_whole_commits() {
     let mut bench = Bench::new();
     bench.options.commit_log_bytes = 30_000;

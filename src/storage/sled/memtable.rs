@@ -13,8 +13,24 @@ pub(super) struct Memtable(BTreeMap<Vec<u8>, Table>);
 #[derive(Debug, Default)]
 pub(super) struct Table {
     marks: BTreeMap<Mark, Anchored>,
-    /// `None` for one that was removed.
-    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    rows: BTreeMap<Vec<u8>, Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Put(Vec<u8>),
+    /// Sled has none, and is not to get it.
+    Passing(Vec<u8>),
+    Removed,
+}
+
+impl Entry {
+    fn value(&self) -> Option<&Vec<u8>> {
+        match self {
+            Entry::Put(value) | Entry::Passing(value) => Some(value),
+            Entry::Removed => None,
+        }
+    }
 }
 
 /// What is known of a row.
@@ -32,11 +48,14 @@ impl Memtable {
         }
         let Some(table) = self.0.get_mut(tree) else { return };
         for key in commit.removes {
-            table.rows.insert(key, None);
+            if matches!(table.rows.get(&key), Some(Entry::Passing(_))) {
+                table.rows.remove(&key);
+            } else {
+                table.rows.insert(key, Entry::Removed);
+            }
         }
-        for (key, value) in commit.puts {
-            table.rows.insert(key, Some(value));
-        }
+        table.rows.extend(commit.puts.into_iter().map(|(key, value)| (key, Entry::Put(value))));
+        table.rows.extend(commit.passing.into_iter().map(|(key, value)| (key, Entry::Passing(value))));
         table.marks.extend(commit.marks.into_iter().map(|step| (step.mark, step.next)));
     }
 
@@ -48,8 +67,13 @@ impl Memtable {
         self.0.get(name)
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// Sled has everything but what is passing, and that as well if it is not to be `kept`.
+    pub(super) fn settled(&mut self, kept: bool) {
+        self.0.retain(|_, table| {
+            table.marks.clear();
+            table.rows.retain(|_, entry| kept && matches!(entry, Entry::Passing(_)));
+            !table.rows.is_empty()
+        });
     }
 }
 
@@ -63,16 +87,25 @@ impl Table {
     }
 
     pub(super) fn row(&self, key: &[u8]) -> Newer<'_> {
-        match self.rows.get(key) {
+        match self.rows.get(key).map(Entry::value) {
             Some(Some(value)) => Newer::Put(value),
             Some(None) => Newer::Removed,
             None => Newer::Not,
         }
     }
 
-    /// Every row that was put or removed.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
-        self.rows.iter().map(|(key, value)| (key, value.as_ref()))
+    /// Every row that was put or removed, but those that are passing if they are to be `kept`.
+    pub(super) fn rows(&self, kept: bool) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
+        let wanted = move |entry: &Entry| !(kept && matches!(entry, Entry::Passing(_)));
+        self.rows.iter().filter(move |(_, entry)| wanted(entry)).map(|(key, entry)| (key, entry.value()))
+    }
+
+    /// The rows that are passing.
+    pub(super) fn passing(&self) -> impl Iterator<Item = Row> + '_ {
+        self.rows.iter().filter_map(|(key, entry)| match entry {
+            Entry::Passing(value) => Some((key.clone(), value.clone())),
+            Entry::Put(_) | Entry::Removed => None,
+        })
     }
 
     /// Lays what is newer with `start <= key < end` over what sled has: `older` gives the next rows of it from a key on, a few at a time, and
@@ -97,10 +130,10 @@ impl Table {
             let last = rows.last().map(|(key, _)| key.clone());
             for row in rows {
                 while let Some((key, value)) = newer.next_if(|(key, _)| **key < row.0) {
-                    merged.extend(value.clone().map(|value| (key.clone(), value)));
+                    merged.extend(value.value().map(|value| (key.clone(), value.clone())));
                 }
                 match newer.next_if(|(key, _)| **key == row.0) {
-                    Some((key, value)) => merged.extend(value.clone().map(|value| (key.clone(), value))),
+                    Some((key, value)) => merged.extend(value.value().map(|value| (key.clone(), value.clone()))),
                     None => merged.push(row),
                 }
                 if merged.len() >= limit {
@@ -115,7 +148,7 @@ impl Table {
                     from = last;
                 }
                 _ => {
-                    let rest = newer.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+                    let rest = newer.filter_map(|(key, value)| Some((key.clone(), value.value()?.clone())));
                     let room = limit - merged.len();
                     merged.extend(rest.take(room));
                     return Ok(merged);

@@ -228,7 +228,7 @@ fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation
         }
         Ok(())
     });
-    let settled = caught_up.and_then(|()| database.settle(&core.watchdog, &|| Ok(())));
+    let settled = caught_up.and_then(|()| database.settle(false, &core.watchdog, &|| Ok(())));
     settled.inspect_err(|_| core.log.put_back(shard, left))
 }
 

@@ -227,7 +227,7 @@ fn opening_depends_little_on_the_number_of_accounts() {
                         let next = Anchored { sequence: sequence + 1, digest: [1; 32] };
                         let marks = vec![MarkStep { mark: Mark::Bucket(first), expected: sequence, next }];
                         let puts = vec![(number.to_be_bytes().to_vec(), row.clone())];
-                        block_on(directory.commit(Commit { puts, removes: Vec::new(), marks })).unwrap();
+                        block_on(directory.commit(Commit { puts, removes: Vec::new(), marks, ..Commit::default() })).unwrap();
                     }
                 });
             }
@@ -252,7 +252,13 @@ fn reads_while_others_write() {
     let all = accounts(&*storage, 128);
     let directory = storage.directory();
     let marks = vec![MarkStep { mark: Mark::Bucket(1), expected: 0, next: Anchored { sequence: 1, digest: [0; 32] } }];
-    block_on(directory.commit(Commit { puts: vec![(b"k".to_vec(), vec![7; 300])], removes: Vec::new(), marks })).unwrap();
+    block_on(directory.commit(Commit {
+        puts: vec![(b"k".to_vec(), vec![7; 300])],
+        removes: Vec::new(),
+        marks,
+        ..Commit::default()
+    }))
+    .unwrap();
     for writers in [0, 8, 64] {
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -191,7 +191,7 @@ fn an_older_directory_under_its_newer_anchor_is_rolled_back() {
         let storage = bench.open();
         let next = Anchored { sequence: expected + 1, digest: [0; 32] };
         let marks = vec![MarkStep { mark: Mark::Bucket(5), expected, next }];
-        block_on(storage.directory().commit(Commit { puts: vec![], removes: vec![], marks })).unwrap();
+        block_on(storage.directory().commit(Commit { puts: vec![], removes: vec![], marks, ..Commit::default() })).unwrap();
         block_on(storage.close()).unwrap();
     };
     put(0);
