@@ -1,7 +1,7 @@
 //! A key that an open vault needs at every request, as it lies in ordinary memory in between.
 //!
 //! ```text
-//! masked = key XOR HChaCha20(mask key, salt)        salt: 16 random bytes, one for each masking
+//! masked = key XOR HChaCha12(mask key, salt)        salt: 16 random bytes, one for each masking
 //! ```
 //!
 //! The mask key is drawn when the vault is opened, lies in locked memory with the keys that wrap, and is never stored, so that neither a dump
@@ -48,7 +48,7 @@ impl Drop for MaskedKey {
 }
 
 fn xor(mask_key: &[u8; KEY_BYTES], salt: &[u8; HCHACHA_BYTES], from: &[u8; KEY_BYTES], to: &mut [u8; KEY_BYTES]) {
-    let mut mask = aead::hchacha(mask_key, salt);
+    let mut mask = aead::hchacha12(mask_key, salt);
     for ((to, from), mask) in to.iter_mut().zip(from).zip(&mask) {
         *to = from ^ mask;
     }

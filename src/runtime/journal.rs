@@ -32,16 +32,16 @@ const MERGE_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// About how many bytes the journal's rows have at most; half of it stays when the oldest are merged. Bounds what opening reads and
-/// what the notes that wait take of memory.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// what the notes that wait take of memory. Less has accounts at work merge more often, with a commit each.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 const UNREADABLE: Error = Error::Internal { doing: "encoding or decoding a row of the journal" };
 
 /// How many accounts merge at the same time.
 const AT_ONCE: usize = 64;
 
-/// How many rows are removed in one commit: each may need as many pages as an engine rewrites for some ten small ones.
-const REMOVED_AT_ONCE: usize = 8;
+/// How many rows are removed in one commit.
+const REMOVED_AT_ONCE: usize = 64;
 
 /// What the journal holds.
 #[derive(Debug, Default)]
