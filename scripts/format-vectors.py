@@ -173,10 +173,11 @@ def commit_log():
     shard = struct.pack(">II", SHARD, 0)
     mark = bytes(3) + struct.pack(">Q", 1) + bytes(32)
     creation = b"\x02" + shard + sized(">B", HANDLE) + struct.pack(">H", 1) + mark + struct.pack(">H", 0)
-    creation += struct.pack(">H", 1) + sized(">H", b"k") + sized(">I", b"value")
+    creation += struct.pack(">H", 1) + sized(">H", b"k") + sized(">I", b"value") + struct.pack(">H", 0)
     bucket = b"\x01" + struct.pack(">H", 0x303) + struct.pack(">Q", 2) + b"\x77" * 32
     change = b"\x01" + b"\xff" * 4 + bytes(4) + sized(">B", b"directory") + struct.pack(">H", 1) + bucket
     change += struct.pack(">H", 1) + sized(">H", b"gone") + struct.pack(">H", 0)
+    change += struct.pack(">H", 1) + sized(">H", b"soon") + sized(">I", b"gone")
     return [("header", header), ("creation", frame(creation)), ("change", frame(change)), ("settled", frame(b"\x03" + shard))]
 
 

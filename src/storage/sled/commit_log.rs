@@ -26,6 +26,10 @@ use crate::ids::ShardId;
 
 pub(super) const COMMITS: &str = "commits";
 
+/// How many files back a passing row may be before it is written again. Those of the audit's journal go much sooner, unless nothing is
+/// written but by whoever notes nothing.
+const KEPT_FILES: u64 = 16;
+
 const WRITING: &str = "writing the commit log";
 
 /// A database of the vault: a shard, or the directory if `None`.
@@ -191,14 +195,36 @@ impl CommitLog {
         Ok(())
     }
 
-    /// The same but for passing rows, which are written to the log again, so that older files can go.
-    pub(super) fn settled_but(&self, core: &Core, target: Target, passing: Vec<(Vec<u8>, Vec<Row>)>) -> io::Result<()> {
+    /// Says so in the log, so that after a crash the database is not opened to be given it again. Not synced: if a power cut takes this back,
+    /// what is applied changes nothing.
+    pub(super) fn note_settled(&self, core: &Core, target: Target) -> io::Result<()> {
+        let page = self.last_page()?;
+        let mut bytes = Vec::new();
+        frames::put_settled(&mut bytes, page.number, target);
+        self.append(core, &page, &bytes, false)
+    }
+
+    /// The database has everything of it but passing rows in this file and later ones.
+    pub(super) fn settled_since(&self, place: Place, file: u64) -> io::Result<()> {
+        let mut state = locked(&self.state);
+        if let Some(ahead) = state.ahead_of.get_mut(&place) {
+            ahead.since = file;
+        }
+        let ended = self.remove_old(state)?;
+        ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
+        Ok(())
+    }
+
+    /// Whether a file may stay for passing rows in it.
+    pub(super) fn keeps(&self, file: u64) -> bool {
+        let state = locked(&self.state);
+        file + KEPT_FILES >= state.number && state.waiting.iter().all(|(number, _)| *number < file)
+    }
+
+    /// Writes passing rows at the end, so that older files can go; returns the number of the file.
+    pub(super) fn write_again(&self, core: &Core, target: Target, passing: Vec<(Vec<u8>, Vec<Row>)>) -> io::Result<u64> {
         const AT_ONCE: usize = 1024 * 1024;
-        let page = {
-            let state = locked(&self.state);
-            let file = state.file.clone().ok_or_else(|| io::Error::other("there is no file"))?;
-            Page { file, number: state.number }
-        };
+        let page = self.last_page()?;
         let mut bytes = Vec::new();
         for (tree, rows) in passing {
             for row in rows {
@@ -211,26 +237,13 @@ impl CommitLog {
             }
         }
         self.write(core, &page, &bytes, true)?;
-        let mut state = locked(&self.state);
-        if let Some(ahead) = state.ahead_of.get_mut(&target.shard) {
-            ahead.since = page.number;
-        }
-        let ended = self.remove_old(state)?;
-        ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
-        Ok(())
+        Ok(page.number)
     }
 
-    /// The database has all of it and is closed: after a crash nothing of it is applied, which would take opening it. Not synced: if a
-    /// power cut takes this back, what is applied changes nothing.
-    pub(super) fn note_closed(&self, core: &Core, target: Target) -> io::Result<()> {
-        let page = {
-            let state = locked(&self.state);
-            state.file.clone().map(|file| Page { file, number: state.number })
-        };
-        let Some(page) = page else { return Ok(()) };
-        let mut bytes = Vec::new();
-        frames::put_settled(&mut bytes, page.number, target);
-        self.append(core, &page, &bytes, false)
+    fn last_page(&self) -> io::Result<Page> {
+        let state = locked(&self.state);
+        let file = state.file.clone().ok_or_else(|| io::Error::other("there is no file"))?;
+        Ok(Page { file, number: state.number })
     }
 
     /// The database can't be used any more. Nobody who waits for the log to be emptied waits for it.

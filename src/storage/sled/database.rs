@@ -242,8 +242,9 @@ impl Database {
 
     /// Applies a commit whose marks were checked, and makes its tree if there is none. Nothing of it is written before
     /// [`settle`](Self::settle).
-    pub(super) fn apply(&self, name: &[u8], commit: Commit) {
-        self.newer.write().unwrap_or_else(PoisonError::into_inner).apply(name, commit);
+    /// `file` is the one of the commit log that has it.
+    pub(super) fn apply(&self, name: &[u8], commit: Commit, file: u64) {
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).apply(name, commit, file);
     }
 
     /// Makes everything that was applied durable in sled. A write. `before_flush` may refuse one, which is a failure.
@@ -291,6 +292,21 @@ impl Database {
         watchdog.call(Caller::Committer, "syncing a database", || self.sync())?;
         self.newer.write().unwrap_or_else(PoisonError::into_inner).settled(kept);
         Ok(())
+    }
+
+    /// What a commit does to passing rows, of a commit that is in sled already.
+    pub(super) fn apply_passing(&self, name: &[u8], commit: &Commit, file: u64) {
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).apply_passing(name, commit, file);
+    }
+
+    /// The oldest file of the commit log with a row that is passing.
+    pub(super) fn oldest_passing(&self) -> Option<u64> {
+        self.newer().oldest_passing()
+    }
+
+    /// All rows that are passing have been written to this file.
+    pub(super) fn passing_moved(&self, to: u64) {
+        self.newer.write().unwrap_or_else(PoisonError::into_inner).passing_moved(to);
     }
 
     /// The rows that are passing, by tree.

@@ -27,13 +27,14 @@
 //!   puts     2   how many
 //!     key    2 | bytes
 //!     value  4 | bytes
+//!   passing  2   how many, like puts
 //! ```
 //!
 //! What the values are is not looked at here: they are sealed, and heads and anchors tell which of them are missing or old. The
 //! checksum finds where a file was torn, and what the disk has damaged.
 
 use super::super::anchor::MAC_BYTES;
-use super::super::{AnchorSeal, Anchored, Commit, Mark, MarkStep};
+use super::super::{AnchorSeal, Anchored, Commit, Mark, MarkStep, Row};
 use crate::ids::ShardId;
 
 const FILE_MAGIC: &[u8; 8] = b"AHCOMMIT";
@@ -117,13 +118,8 @@ pub(super) fn put_commit(bytes: &mut Vec<u8>, number: u64, target: Target, tree:
             put_length(bytes, key.len());
             bytes.extend_from_slice(key);
         }
-        put_length(bytes, commit.puts.len() + commit.passing.len());
-        for (key, value) in commit.puts.iter().chain(&commit.passing) {
-            put_length(bytes, key.len());
-            bytes.extend_from_slice(key);
-            bytes.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-            bytes.extend_from_slice(value);
-        }
+        put_rows(bytes, &commit.puts);
+        put_rows(bytes, &commit.passing);
     });
 }
 
@@ -145,6 +141,16 @@ fn put_frame(bytes: &mut Vec<u8>, number: u64, kind: u8, target: Target, rest: i
     let crc = checksum(number, &bytes[body..]);
     bytes[prefix..prefix + 4].copy_from_slice(&length.to_be_bytes());
     bytes[prefix + 4..body].copy_from_slice(&crc.to_be_bytes());
+}
+
+fn put_rows(bytes: &mut Vec<u8>, rows: &[Row]) {
+    put_length(bytes, rows.len());
+    for (key, value) in rows {
+        put_length(bytes, key.len());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(value);
+    }
 }
 
 fn put_length(bytes: &mut Vec<u8>, length: usize) {
@@ -224,12 +230,19 @@ impl<'a> Body<'a> {
             let key = self.key()?;
             commit.removes.push(key);
         }
+        commit.puts = self.rows()?;
+        commit.passing = self.rows()?;
+        Some(commit)
+    }
+
+    fn rows(&mut self) -> Option<Vec<Row>> {
+        let mut rows = Vec::new();
         for _ in 0..self.u16()? {
             let key = self.key()?;
             let length = usize::try_from(self.u32()?).ok()?;
-            commit.puts.push((key, self.bytes(length)?.to_vec()));
+            rows.push((key, self.bytes(length)?.to_vec()));
         }
-        Some(commit)
+        Some(rows)
     }
 
     fn key(&mut self) -> Option<Vec<u8>> {
@@ -274,7 +287,7 @@ mod tests {
                 MarkStep { mark: Mark::Account, expected: 4, next: Anchored { sequence: 5, digest: [9; 32] } },
                 MarkStep { mark: Mark::Bucket(4097), expected: 0, next: Anchored { sequence: 1, digest: [0; 32] } },
             ],
-            passing: Vec::new(),
+            passing: vec![(b"soon gone".to_vec(), b"value".to_vec())],
         }
     }
 
@@ -307,6 +320,7 @@ mod tests {
         for logged in [first, second] {
             assert_eq!(logged.tree, b"tree");
             assert_eq!((&logged.commit.puts, &logged.commit.removes), (&commit().puts, &commit().removes));
+            assert_eq!(logged.commit.passing, commit().passing);
             let marks = |commit: &Commit| commit.marks.iter().map(|step| (step.mark, step.next)).collect::<Vec<_>>();
             assert_eq!(marks(&logged.commit), marks(&commit()));
         }
@@ -340,6 +354,7 @@ mod tests {
         assert_eq!((change.target, change.create, change.tree.as_slice()), (FRAMES[1].0, false, b"directory".as_slice()));
         assert_eq!((change.commit.marks[0].mark, change.commit.marks[0].next.sequence), (Mark::Bucket(0x303), 2));
         assert_eq!(change.commit.removes, [b"gone".to_vec()]);
+        assert_eq!(change.commit.passing, [(b"soon".to_vec(), b"gone".to_vec())]);
         let mut written = header(1, &seal);
         for logged in [creation, change] {
             put_commit(&mut written, 1, logged.target, &logged.tree, logged.create, &logged.commit);

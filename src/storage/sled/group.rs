@@ -63,20 +63,15 @@ impl Subjects {
 
 /// Makes commits of several databases durable together, applies and acknowledges them.
 pub(super) fn write_together(core: &Arc<Core>, staged: Vec<Staged>) {
-    if let Err(failure) = log(core, &staged) {
+    match log(core, &staged) {
+        Ok(file) => staged.into_iter().for_each(|staged| staged.apply(file)),
         // Nothing was applied. Who waits is answered by the poison, before the tickets are dropped.
-        core.watchdog.poison(format!("writing the commit log: {failure}"));
-        return;
-    }
-    for staged in staged {
-        staged.apply();
+        Err(failure) => core.watchdog.poison(format!("writing the commit log: {failure}")),
     }
 }
 
-fn log(core: &Arc<Core>, staged: &[Staged]) -> std::io::Result<()> {
-    if staged.is_empty() {
-        return Ok(());
-    }
+/// Writes and syncs them; returns the number of the file.
+fn log(core: &Arc<Core>, staged: &[Staged]) -> std::io::Result<u64> {
     let page = core.log.page(core, staged.iter().map(|staged| &staged.turn.0))?;
     let mut bytes = Vec::with_capacity(staged.iter().map(Staged::bytes).sum());
     for Staged { turn, jobs, .. } in staged {
@@ -85,7 +80,8 @@ fn log(core: &Arc<Core>, staged: &[Staged]) -> std::io::Result<()> {
             frames::put_commit(&mut bytes, page.number, target, &job.tree, job.create, &job.commit);
         }
     }
-    core.log.append(core, &page, &bytes, true)
+    core.log.append(core, &page, &bytes, true)?;
+    Ok(page.number)
 }
 
 impl Staged {
@@ -135,12 +131,12 @@ impl Staged {
     }
 
     /// Applies what is durable, and acknowledges it.
-    fn apply(self) {
+    fn apply(self, file: u64) {
         let Self { database, jobs, turn } = self;
         let mut tickets = Vec::with_capacity(jobs.len());
         for job in jobs {
             let steps = job.commit.marks.clone();
-            database.apply(&job.tree, job.commit);
+            database.apply(&job.tree, job.commit, file);
             // Afterwards: whoever reads both must not find the anchor ahead.
             turn.0.note_durable(job.account, &steps);
             tickets.push(job.ticket);

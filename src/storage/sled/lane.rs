@@ -205,16 +205,24 @@ impl Lane {
         let Some(database) = open else { return Ok(()) };
         self.core.options.faults.before_settling()?;
         database.settle(kept, &self.core.watchdog, &|| self.core.options.faults.before_flush())?;
-        let passing: Vec<_> = database.passing().into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
-        if passing.is_empty() {
-            return Ok(self.core.log.settled(self.log_place())?);
+        let log = &self.core.log;
+        match database.oldest_passing() {
+            None => {
+                log.note_settled(&self.core, self.target())?;
+                log.settled(self.log_place())?;
+            }
+            Some(file) if log.keeps(file) => log.settled_since(self.log_place(), file)?,
+            Some(_) => {
+                let file = log.write_again(&self.core, self.target(), database.passing())?;
+                database.passing_moved(file);
+                log.settled_since(self.log_place(), file)?;
+            }
         }
-        Ok(self.core.log.settled_but(&self.core, self.target(), passing)?)
+        Ok(())
     }
 
     /// Closes the database. Only in this lane's turn.
     pub(super) fn close_now(&self) {
-        let behind = self.core.log.is_ahead_of(self.log_place());
         self.settle_but(false);
         let database = locked(&self.slot).take_database();
         let Some(database) = database else { return };
@@ -231,11 +239,7 @@ impl Lane {
                 }
                 std::thread::sleep(Duration::from_micros(100));
             };
-            database.close()?;
-            if behind && self.core.watchdog.poisoned().is_none() {
-                self.core.log.note_closed(&self.core, self.target())?;
-            }
-            Ok(())
+            database.close()
         });
         if let Some(shard) = &self.shard {
             shard.closed();

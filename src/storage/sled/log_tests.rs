@@ -18,8 +18,17 @@ fn log_files(vault: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Copies the vault as a process that is killed now would leave it.
+/// Copies the vault as a process that is killed now would leave it: file by file, so not while a database follows the log.
 fn crash(bench: &Bench, name: &str) -> PathBuf {
+    let state = || log_files(&bench.path()).into_iter().map(|path| (fs::metadata(&path).map_or(0, |facts| facts.len()), path));
+    let mut before: Vec<_> = state().collect();
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        let now: Vec<_> = state().collect();
+        if std::mem::replace(&mut before, now.clone()) == now {
+            break;
+        }
+    }
     let crashed = bench.dir.path().join(name);
     copy(&bench.path(), &crashed);
     crashed
@@ -251,7 +260,7 @@ fn a_deletion_empties_the_log_of_every_database() {
     block_on(storage.shred(ShardId(1), vec![handle(2)])).unwrap();
     let files = log_files(&bench.path());
     assert_eq!(files.len(), 1);
-    assert!(read(&files[0]).is_empty(), "{files:?}");
+    assert!(read(&files[0]).iter().all(|frame| matches!(frame, Frame::Settled(_))), "{files:?}");
     let crashed = crash(&bench, "crashed");
     let storage = try_open(&crashed, &bench.options).unwrap();
     for number in [0, 1, 3, 4, 5] {
@@ -274,15 +283,16 @@ fn passing_rows_stay_in_the_log_until_the_vault_is_closed_or_they_are_removed() 
     };
     let key = |number: u64| [b"row".as_slice(), &number.to_be_bytes()].concat();
     let (needle, mut most) = ([0xa7_u8, 0x13, 0x5e, 0x99].repeat(8), 0);
-    for round in 0..200_u64 {
+    for round in 0..400_u64 {
         let value = [needle.as_slice(), &vec![round as u8; 5_000]].concat();
         let gone = if round % 20 == 19 { (round - 19..round - 1).map(key).collect() } else { Vec::new() };
         change(round, vec![(key(round), value)], gone);
         most = most.max(log_files(&bench.path()).len());
     }
-    assert!(most < 12, "{most} files of 30 that were written");
-    // Every twentieth is there, and the last two of each twenty.
-    let expected: Vec<_> = (0..200).filter(|round| round % 20 >= 18).map(key).collect();
+    let written: u64 = log_files(&bench.path()).pop().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    assert!((15..24).contains(&most) && written > 50, "{most} files of {written}");
+    // The last two of each twenty are there.
+    let expected: Vec<_> = (0..400).filter(|round| round % 20 >= 18).map(key).collect();
     let found = |storage: &dyn Storage| {
         let rows = block_on(storage.directory().scan(b"row", b"rox", 1_000)).unwrap();
         rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
@@ -301,8 +311,8 @@ fn passing_rows_stay_in_the_log_until_the_vault_is_closed_or_they_are_removed() 
     let storage = bench.open();
     assert_eq!(found(&*storage), expected);
     let removes = expected.clone();
-    let next = Anchored { sequence: 201, digest: [1; 32] };
-    let marks = vec![MarkStep { mark: Mark::Bucket(9), expected: 200, next }];
+    let next = Anchored { sequence: 401, digest: [1; 32] };
+    let marks = vec![MarkStep { mark: Mark::Bucket(9), expected: 400, next }];
     block_on(storage.directory().commit(Commit { removes, marks, ..Commit::default() })).unwrap();
     block_on(storage.close()).unwrap();
     assert!(found(&*bench.open()).is_empty());
@@ -346,7 +356,9 @@ fn read(path: &Path) -> Vec<Frame> {
 
 #[test]
 fn a_directory_that_is_replaced_takes_its_part_of_the_log_along() {
-    let bench = Bench::with_small_shards(2);
+    let mut bench = Bench::with_small_shards(2);
+    // Else the directory's anchor would miss what is not applied.
+    bench.options.anchor_interval = std::time::Duration::from_secs(3600);
     let storage = bench.open();
     create(&*storage, 0);
     let step = MarkStep { mark: Mark::Bucket(3), expected: 0, next: Anchored { sequence: 1, digest: [1; 32] } };

@@ -19,15 +19,15 @@ pub(super) struct Table {
 #[derive(Debug)]
 enum Entry {
     Put(Vec<u8>),
-    /// Sled has none, and is not to get it.
-    Passing(Vec<u8>),
+    /// Sled has none, and is not to get it. The commit log has it, in the file of this number.
+    Passing(Vec<u8>, u64),
     Removed,
 }
 
 impl Entry {
     fn value(&self) -> Option<&Vec<u8>> {
         match self {
-            Entry::Put(value) | Entry::Passing(value) => Some(value),
+            Entry::Put(value) | Entry::Passing(value, _) => Some(value),
             Entry::Removed => None,
         }
     }
@@ -42,21 +42,36 @@ pub(super) enum Newer<'a> {
 }
 
 impl Memtable {
-    pub(super) fn apply(&mut self, tree: &[u8], commit: Commit) {
+    /// `file` is the one of the commit log that has the commit.
+    pub(super) fn apply(&mut self, tree: &[u8], commit: Commit, file: u64) {
         if !self.0.contains_key(tree) {
             self.0.insert(tree.to_vec(), Table::default());
         }
         let Some(table) = self.0.get_mut(tree) else { return };
         for key in commit.removes {
-            if matches!(table.rows.get(&key), Some(Entry::Passing(_))) {
+            if matches!(table.rows.get(&key), Some(Entry::Passing(..))) {
                 table.rows.remove(&key);
             } else {
                 table.rows.insert(key, Entry::Removed);
             }
         }
         table.rows.extend(commit.puts.into_iter().map(|(key, value)| (key, Entry::Put(value))));
-        table.rows.extend(commit.passing.into_iter().map(|(key, value)| (key, Entry::Passing(value))));
+        table.rows.extend(commit.passing.into_iter().map(|(key, value)| (key, Entry::Passing(value, file))));
         table.marks.extend(commit.marks.into_iter().map(|step| (step.mark, step.next)));
+    }
+
+    /// What a commit does to passing rows, of which sled has none whatever its marks say.
+    pub(super) fn apply_passing(&mut self, tree: &[u8], commit: &Commit, file: u64) {
+        if let Some(table) = self.0.get_mut(tree) {
+            for key in &commit.removes {
+                if matches!(table.rows.get(key), Some(Entry::Passing(..))) {
+                    table.rows.remove(key);
+                }
+            }
+        }
+        if !commit.passing.is_empty() {
+            self.apply(tree, Commit { passing: commit.passing.clone(), ..Commit::default() }, file);
+        }
     }
 
     pub(super) fn trees(&self) -> impl Iterator<Item = (&Vec<u8>, &Table)> {
@@ -67,11 +82,30 @@ impl Memtable {
         self.0.get(name)
     }
 
+    /// The oldest file of the commit log with a row that is passing.
+    pub(super) fn oldest_passing(&self) -> Option<u64> {
+        let entries = self.0.values().flat_map(|table| table.rows.values());
+        let files = entries.filter_map(|entry| match entry {
+            Entry::Passing(_, file) => Some(*file),
+            Entry::Put(_) | Entry::Removed => None,
+        });
+        files.min()
+    }
+
+    /// All rows that are passing have been written to this file.
+    pub(super) fn passing_moved(&mut self, to: u64) {
+        for entry in self.0.values_mut().flat_map(|table| table.rows.values_mut()) {
+            if let Entry::Passing(_, file) = entry {
+                *file = to;
+            }
+        }
+    }
+
     /// Sled has everything but what is passing, and that as well if it is not to be `kept`.
     pub(super) fn settled(&mut self, kept: bool) {
         self.0.retain(|_, table| {
             table.marks.clear();
-            table.rows.retain(|_, entry| kept && matches!(entry, Entry::Passing(_)));
+            table.rows.retain(|_, entry| kept && matches!(entry, Entry::Passing(..)));
             !table.rows.is_empty()
         });
     }
@@ -96,14 +130,14 @@ impl Table {
 
     /// Every row that was put or removed, but those that are passing if they are to be `kept`.
     pub(super) fn rows(&self, kept: bool) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
-        let wanted = move |entry: &Entry| !(kept && matches!(entry, Entry::Passing(_)));
+        let wanted = move |entry: &Entry| !(kept && matches!(entry, Entry::Passing(..)));
         self.rows.iter().filter(move |(_, entry)| wanted(entry)).map(|(key, entry)| (key, entry.value()))
     }
 
     /// The rows that are passing.
     pub(super) fn passing(&self) -> impl Iterator<Item = Row> + '_ {
         self.rows.iter().filter_map(|(key, entry)| match entry {
-            Entry::Passing(value) => Some((key.clone(), value.clone())),
+            Entry::Passing(value, _) => Some((key.clone(), value.clone())),
             Entry::Put(_) | Entry::Removed => None,
         })
     }
@@ -186,7 +220,7 @@ mod tests {
                         Commit { removes: vec![key], ..Commit::default() }
                     }
                 };
-                memtable.apply(b"tree", commit);
+                memtable.apply(b"tree", commit, 1);
             }
             let table = Table::default();
             let table = memtable.tree(b"tree").unwrap_or(&table);

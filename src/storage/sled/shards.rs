@@ -223,8 +223,13 @@ fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation
     }
     let caught_up = left.iter().try_for_each(|logged| {
         // What was written to another generation of the shard was in it before the shard was rewritten.
-        if logged.target.generation == generation && is_behind(database, logged)? {
-            database.apply(&logged.tree, logged.commit.clone());
+        if logged.target.generation != generation {
+            return Ok(());
+        }
+        if is_behind(database, logged)? {
+            database.apply(&logged.tree, logged.commit.clone(), 0);
+        } else if database.has_tree(&logged.tree) {
+            database.apply_passing(&logged.tree, &logged.commit, 0);
         }
         Ok(())
     });
