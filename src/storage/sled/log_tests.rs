@@ -23,7 +23,7 @@ fn crash(bench: &Bench, name: &str) -> PathBuf {
     let state = || log_files(&bench.path()).into_iter().map(|path| (fs::metadata(&path).map_or(0, |facts| facts.len()), path));
     let mut before: Vec<_> = state().collect();
     loop {
-        std::thread::sleep(std::time::Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(150));
         let now: Vec<_> = state().collect();
         if std::mem::replace(&mut before, now.clone()) == now {
             break;
@@ -358,7 +358,7 @@ fn read(path: &Path) -> Vec<Frame> {
 fn a_directory_that_is_replaced_takes_its_part_of_the_log_along() {
     let mut bench = Bench::with_small_shards(2);
     // Else the directory's anchor would miss what is not applied.
-    bench.options.anchor_interval = std::time::Duration::from_secs(3600);
+    bench.options.anchor_interval = Duration::from_secs(3600);
     let storage = bench.open();
     create(&*storage, 0);
     let step = MarkStep { mark: Mark::Bucket(3), expected: 0, next: Anchored { sequence: 1, digest: [1; 32] } };
