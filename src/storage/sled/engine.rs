@@ -35,9 +35,14 @@ impl SledStorage {
                 None if with_directory => self.directory.clone(),
                 None => continue,
             };
-            // Whoever asks for what is in a database that can't be opened is told so.
-            if let Err(error) = lane.read(|_, _| Ok(())).await {
-                tracing::warn!(place = %lane.place(), %error, "what the commit log has of a database stays in it");
+            match lane.read(|_, _| Ok(())).await {
+                Ok(()) => {}
+                // It is not opened again before the vault is, and whoever asks for what is in it is told so.
+                Err(error @ (StorageError::Corrupted { .. } | StorageError::RolledBack { .. })) => {
+                    tracing::warn!(place = %lane.place(), %error, "what the commit log has of a database stays in it");
+                }
+                // Later it might be opened, and would lack what was acknowledged.
+                Err(error) => return Err(error),
             }
         }
         self.core.log.restart(&self.core, |place| place.map_or_else(|| self.directory.clone(), |shard| self.lane(shard)))

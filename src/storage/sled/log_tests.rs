@@ -216,6 +216,24 @@ fn a_database_that_cannot_be_opened_keeps_its_commits_in_the_log() {
 }
 
 #[test]
+fn a_vault_whose_log_cannot_be_applied_for_now_does_not_open_and_loses_nothing() {
+    let bench = Bench::with_small_shards(2);
+    let storage = bench.open();
+    fill(&*storage);
+    let crashed = crash(&bench, "crashed");
+    // Not damage: something that may be over the next time.
+    let (db, away) = (crashed.join("shards/0001.0/db"), bench.dir.path().join("away"));
+    fs::rename(&db, &away).unwrap();
+    fs::create_dir(&db).unwrap();
+    assert!(matches!(try_open(&crashed, &bench.options), Err(StorageError::Io { .. })));
+    assert_eq!(log_files(&crashed).len(), 1);
+    fs::remove_dir(&db).unwrap();
+    fs::rename(&away, &db).unwrap();
+    let storage = try_open(&crashed, &bench.options).unwrap();
+    (0..6).for_each(|number| filled(&*storage, number).unwrap());
+}
+
+#[test]
 fn a_database_that_cannot_follow_poisons_and_reopening_has_what_was_acknowledged() {
     let mut bench = Bench::with_small_shards(2);
     bench.options.commit_log_bytes = 40_000;
