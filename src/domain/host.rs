@@ -57,7 +57,7 @@ impl fmt::Display for Host {
 /// One entry of a provider's list of allowed hosts: `api.example.com`, `*.example.com`, either with `:port` (default 443).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AllowedHost {
-    /// `*.`: one label or more stand below the name, which itself is not meant.
+    /// `*.`: one label or more stand below the name, which itself is not meant; none of them in the `xn--` form.
     below: bool,
     host: Host,
     port: u16,
@@ -81,7 +81,10 @@ impl AllowedHost {
         self.port == target.port
             && match (self.below, &self.host, &target.host) {
                 (true, Host::Name(suffix), Host::Name(name)) => {
-                    name.strip_suffix(&**suffix).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+                    let front = name.strip_suffix(&**suffix).and_then(|front| front.strip_suffix('.'));
+                    // What follows `xn--` may be no name in any script: most clients refuse such a host, with the whole URI in
+                    // their error. Who means one names it.
+                    front.is_some_and(|front| front.split('.').all(|label| is_label(label) && !label.starts_with("xn--")))
                 }
                 (true, ..) => false,
                 (false, allowed, host) => allowed == host,
@@ -213,6 +216,13 @@ mod tests {
         {
             assert!(!allows("*.example.com", uri), "{uri}");
         }
+        // An international name, perhaps a broken one, is allowed by name only.
+        for name in ["xn--bcher-kva", "XN--a", "a.xn--ac4e2es.b"] {
+            let uri = format!("https://{name}.example.com");
+            assert!(!allows("*.example.com", &uri), "{uri}");
+            assert!(allows(&format!("{name}.example.com"), &uri), "{uri}");
+        }
+        assert!(allows("*.xn--bcher-kva.example", "https://a.xn--bcher-kva.example"));
         assert!(allows("*.example.com:8443", "https://a.example.com:8443"));
         assert!(!allows("*.example.com:8443", "https://a.example.com"));
     }

@@ -115,7 +115,8 @@ impl ProviderSettings {
     }
 
     /// Allows one more host: `api.example.com`, or `*.example.com` for one label or more below it (not itself), either with
-    /// `:port`, else 443. Letters count without case.
+    /// `:port`, else 443. Letters count without case. An international name below a wildcard, with a label that begins `xn--`,
+    /// is not meant by it: HTTP clients refuse a broken one, so allow the good one by its full name.
     ///
     /// # Errors
     /// [`InvalidProvider::Host`] when it is no such pattern, `TooManyHosts` past 32.
