@@ -316,29 +316,33 @@ pub(crate) fn append(entries: &mut Vec<NewEntry>, entry: NewEntry) {
     }
 }
 
-/// Puts consecutive entries into one segment; `mac` is the chain's keyed hash. Returns the last link too.
-pub(crate) fn encode_segment(
-    mac: impl Fn(&[&[u8]]) -> [u8; 32],
-    first: u64,
-    before: &[u8; 32],
-    entries: Slice<'_>,
-) -> (Vec<u8>, [u8; 32]) {
-    const MORE: usize = 48;
+/// Entries with their numbers as a link has them.
+pub(crate) fn numbered(first: u64, entries: Slice<'_>) -> impl Iterator<Item = ([u8; 8], &[u8])> {
+    (first..).map(u64::to_be_bytes).zip(entries.iter().map(|(entry, _)| entry))
+}
+
+/// The links of consecutive entries; `mac` is the chain's keyed hash. `crypto::key` has a quicker way where the hash has one key and one part.
+pub(crate) fn links(mac: impl Fn(&[&[u8]]) -> [u8; 32], first: u64, before: &[u8; 32], entries: Slice<'_>) -> Vec<[u8; 32]> {
     let mut last = *before;
+    let next = |(number, entry): ([u8; 8], &[u8])| {
+        last = link(&mac, &last, number, entry);
+        last
+    };
+    numbered(first, entries).map(next).collect()
+}
+
+/// Puts consecutive entries into one segment, with their links.
+pub(crate) fn encode_segment(entries: Slice<'_>, links: &[[u8; 32]]) -> Vec<u8> {
+    const MORE: usize = 48;
     let mut packer = Packer::default();
-    let mut checks = Vec::with_capacity(entries.len() * CHECK_BYTES);
-    for (sequence, (entry, _)) in (first..).zip(entries.iter()) {
-        last = link(&mac, &last, sequence, entry);
-        checks.extend_from_slice(&last[..CHECK_BYTES]);
-        packer.push(entry);
-    }
-    checks.truncate(checks.len().saturating_sub(CHECK_BYTES));
-    let mut segment = codec::Parts::with_capacity(packer.len() + checks.len() + MORE);
+    entries.iter().for_each(|(entry, _)| packer.push(entry));
+    let (last, others) = links.split_last().map_or((&[][..], links), |(last, others)| (&last[..], others));
+    let mut segment = codec::Parts::with_capacity(packer.len() + others.len() * CHECK_BYTES + MORE);
     segment.number(entries.len() as u64);
     segment.bytes(&packer.take());
-    segment.bytes(&checks);
-    segment.bytes(&last);
-    (segment.finish(), last)
+    others.iter().for_each(|link| segment.bytes(&link[..CHECK_BYTES]));
+    segment.bytes(last);
+    segment.finish()
 }
 
 /// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
@@ -388,7 +392,7 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
             let broken = BrokenLink { sequence: self.next };
             encoded.clear();
             entry.encode_into(&mut encoded).map_err(|_| broken)?;
-            self.link = link(&self.mac, &self.link, self.next, &encoded);
+            self.link = link(&self.mac, &self.link, self.next.to_be_bytes(), &encoded);
             if !self.link.starts_with(stored) {
                 return Err(broken);
             }
@@ -413,7 +417,7 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
 
 /// The link of an encoded entry. The entry is one part with what goes before it, which has a fixed length: most links take one block of the
 /// hash less than with three.
-fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, entry: &[u8]) -> [u8; 32] {
+fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], number: [u8; 8], entry: &[u8]) -> [u8; 32] {
     const BEFORE: usize = 32 + 8;
     const USUAL: usize = 160;
     let (mut usual, mut long) = ([0; USUAL], Vec::new());
@@ -425,7 +429,7 @@ fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], sequence: u64, en
         }
     };
     part[..32].copy_from_slice(before);
-    part[32..BEFORE].copy_from_slice(&sequence.to_be_bytes());
+    part[32..BEFORE].copy_from_slice(&number);
     part[BEFORE..].copy_from_slice(entry);
     mac(&[part])
 }
@@ -492,8 +496,10 @@ mod tests {
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
         let encoded = Entries::of(&entries);
-        let (one, middle) = encode_segment(mac, 1, &[0; 32], encoded.all().split_at(2).0);
-        let (two, end) = encode_segment(mac, 3, &middle, encoded.all().split_at(2).1);
+        let (first, others) = encoded.all().split_at(2);
+        let first_links = links(mac, 1, &[0; 32], first);
+        let other_links = links(mac, 3, &first_links[1], others);
+        let (one, two, end) = (encode_segment(first, &first_links), encode_segment(others, &other_links), other_links[3]);
         let check = |segments: &[(u64, &[u8])]| {
             let mut check = ChainCheck::new(mac, 1, [0; 32]);
             segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
@@ -515,12 +521,8 @@ mod tests {
         let mut end_changed = two.clone();
         *end_changed.last_mut().unwrap() ^= 1;
         assert_eq!(check(&[(1, &one), (3, &end_changed)]), Err(BrokenLink { sequence: 6 }));
-        let (other, _) = encode_segment(
-            |parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts),
-            3,
-            &middle,
-            encoded.all().split_at(2).1,
-        );
+        let of_another_key = |parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts);
+        let other = encode_segment(others, &links(of_another_key, 3, &first_links[1], others));
         assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
     }
 }

@@ -127,8 +127,9 @@ pub fn provider_settings(bytes: &[u8]) -> Option<Vec<u8>> {
 pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
     let key = vector_key();
-    let (bytes, _) = audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], Entries::of(&entries).all());
-    Some(bytes)
+    let encoded = Entries::of(&entries);
+    let links = audit::links(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], encoded.all());
+    Some(audit::encode_segment(encoded.all(), &links))
 }
 
 /// A row of the journal: its notes, put into a row again. `None` as well when there are none, or too many for one.

@@ -56,6 +56,8 @@ struct Index {
     accounts: HashMap<AccountHandle, Waiting>,
     /// What was read when the vault was opened, for accounts that were not resident since.
     recovered: HashMap<AccountHandle, Vec<Noted>>,
+    /// Whether the next merge begins with the last shard.
+    backwards: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -209,15 +211,19 @@ impl Core {
 
     /// Has accounts merge what stands in the journal for so long.
     pub(crate) async fn merge_journal(self: &Arc<Self>, after: Duration) -> Result<(), Error> {
-        let (mut waiting, begun_at) = {
-            let index = self.journal.index();
+        let (mut waiting, begun_at, backwards) = {
+            let mut index = self.journal.index();
             let Some(last) = index.last_to_merge(self.uptime_millis(), after) else { return Ok(()) };
             let waiting: Vec<_> =
                 index.accounts.iter().filter(|(_, at)| at.first_row <= last).map(|(handle, at)| (at.shard.0, *handle)).collect();
-            (waiting, index.next)
+            index.backwards = !index.backwards;
+            (waiting, index.next, index.backwards)
         };
-        // One opening of a shard serves all that wait in it.
+        // One opening of a shard serves all that wait in it, and those that the merge before left open are the first.
         waiting.sort_unstable();
+        if backwards {
+            waiting.reverse();
+        }
         let merged = futures_util::stream::iter(waiting).map(|(_, handle)| async move {
             let merged = self.ask_aside(handle, Merge).await;
             (handle, merged)
