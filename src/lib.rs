@@ -128,6 +128,7 @@ mod domain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod memory;
 mod oauth;
 mod page;
 mod runtime;

@@ -82,7 +82,8 @@ fn operations_tell_of_every_error_and_of_every_field_of_the_status() {
 fn operations_tell_the_defaults() {
     let defaults = format!("{:?}", Vault::builder("nowhere"));
     for (setting, shown, told) in [
-        ("max_open_shards", "64", "64"),
+        ("max_open_shards", "128", "128"),
+        ("return_large_blocks", "true", "`true`"),
         ("max_resident_accounts", "50000", "50,000"),
         ("mailbox_capacity", "1024", "1,024"),
         ("idle_after", "300s", "5 minutes"),

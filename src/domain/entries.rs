@@ -4,6 +4,7 @@
 use crate::codec::{self, CodecError};
 use crate::domain::audit::NewEntry;
 use crate::domain::journal::notes;
+use crate::memory;
 
 /// Encoded entries, one after the other in one buffer: noting one touches one place in memory.
 ///
@@ -63,6 +64,12 @@ impl Entries {
     pub(crate) fn extend(&mut self, entries: Slice<'_>) {
         self.frames.extend_from_slice(entries.frames);
         self.count += entries.count;
+    }
+
+    /// Has the place fetched where the next one will be.
+    pub(crate) fn fetch_end(&self) {
+        const USUAL_BYTES: usize = 64;
+        memory::fetch(self.frames.as_ptr().wrapping_add(self.frames.len()), USUAL_BYTES);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -12,6 +12,7 @@ use futures_util::future::select;
 use crate::clock::Clock;
 use crate::domain::error::{Damaged, Error, OpenError, VaultPart};
 use crate::domain::{HeaderError, KeyProvider, Keyring, Label, OpenKeyringError};
+use crate::memory;
 use crate::oauth::http::HttpClient;
 use crate::runtime::core::{Core, Settings};
 use crate::runtime::directory::Directory;
@@ -51,6 +52,7 @@ pub(crate) struct PlaceOptions {
     path: PathBuf,
     pub(crate) max_open_shards: usize,
     pub(crate) stall_timeout: Duration,
+    pub(crate) return_large_blocks: bool,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) model: Option<storage::model::ModelDisk>,
     #[cfg(any(test, feature = "testing"))]
@@ -64,8 +66,9 @@ impl PlaceOptions {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            max_open_shards: 64,
+            max_open_shards: 128,
             stall_timeout: Duration::from_secs(10),
+            return_large_blocks: true,
             #[cfg(any(test, feature = "testing"))]
             model: None,
             #[cfg(any(test, feature = "testing"))]
@@ -83,6 +86,9 @@ impl PlaceOptions {
                 disk.set_trees_per_shard(trees);
             }
             return Ok(storage::acquire_model(disk)?);
+        }
+        if self.return_large_blocks {
+            memory::return_large_blocks();
         }
         let options = storage::EngineOptions {
             max_open_shards: self.max_open_shards,

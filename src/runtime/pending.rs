@@ -40,6 +40,12 @@ impl Pending {
         self.entries.len() + usize::from(self.refusal.is_some())
     }
 
+    /// How many entries wait, before one more does in a moment: the place for it is fetched meanwhile.
+    pub(crate) fn expect_note(&self) -> usize {
+        self.entries.fetch_end();
+        self.len()
+    }
+
     /// Adds an entry, and remembers the use if it tells of one.
     pub(crate) fn note(&mut self, entry: NewEntry) {
         self.used.extend(use_of(&entry));

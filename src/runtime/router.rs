@@ -14,6 +14,7 @@ use futures_channel::oneshot;
 use crate::domain::directory::{HandleRow, RowName};
 use crate::domain::error::Error;
 use crate::ids::AccountHandle;
+use crate::memory;
 use crate::runtime::account::{Account, GONE};
 use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
@@ -128,6 +129,7 @@ impl Router {
     fn with<R>(&self, core: &Core, handle: &AccountHandle, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
         let resident = part.get(handle)?;
+        memory::fetch(Arc::as_ptr(&resident.desk).cast(), size_of::<Desk>());
         resident.desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
         look(resident)
     }
