@@ -165,7 +165,7 @@ impl VaultBuilder {
         self
     }
 
-    /// How many accounts share a shard: fewer than 128 make small shards for tests.
+    /// How many accounts share a shard: fewer than 96 make small shards for tests, and 128 is the most.
     #[cfg(any(test, feature = "testing"))]
     pub fn trees_per_shard(mut self, count: usize) -> Self {
         self.place.trees_per_shard = Some(count.max(1));

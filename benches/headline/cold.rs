@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use crate::world::{World, connection, figure, median, quantile};
+use crate::world::{PER_SHARD, World, connection, figure, median, quantile};
 
-const ACCOUNTS: usize = 128 * 100;
+const ACCOUNTS: usize = PER_SHARD * 100;
 
 pub fn touch() {
     let mut world = World::new().expect("a vault for the benchmark");
@@ -13,7 +13,7 @@ pub fn touch() {
     let api_key = world.runtime.block_on(async {
         let backend = &world.backend;
         // One connection for the accounts that are touched, three for those whose memory is measured.
-        for account in accounts.iter().step_by(128) {
+        for account in accounts.iter().step_by(PER_SHARD) {
             account.add_connection(connection(256).expect("a connection")).await.expect("an added connection");
         }
         for account in accounts.iter().skip(1).step_by(3).take(2_000) {
@@ -30,7 +30,7 @@ pub fn touch() {
 
     let mut touches = Vec::new();
     world.runtime.block_on(async {
-        for id in ids.iter().step_by(128) {
+        for id in ids.iter().step_by(PER_SHARD) {
             let begun = Instant::now();
             let account = world.backend.account(id).await.expect("the account");
             account.connections().await.expect("its connections");
@@ -61,7 +61,7 @@ fn bare_open() -> f64 {
     let path = directory.path().join("db");
     let open = || sled::Config::new().path(&path).segment_size(512 * 1024).flush_every_ms(None).open().expect("a database");
     let db = open();
-    for tree in 0..128u32 {
+    for tree in 0..PER_SHARD as u32 {
         let tree = db.open_tree(tree.to_be_bytes()).expect("a tree");
         for row in 0..6u32 {
             tree.insert(row.to_be_bytes(), vec![7; 200]).expect("an insert");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anchorhold::{Connection, Credential};
 
-use crate::world::{World, connection, figure, per_second, rounds};
+use crate::world::{PER_SHARD, World, connection, figure, per_second, rounds};
 
 const TASKS: usize = 256;
 const SHARDS: usize = 64;
@@ -20,12 +20,12 @@ const GROUP_BYTES: usize = 128 * 1024;
 
 pub fn against_sled() {
     let world = World::new().expect("a vault for the benchmark");
-    // 128 accounts fill a shard: one account of each of 64 shards, and 192 more spread over them.
-    let accounts = world.accounts(SHARDS * 128).expect("accounts for the benchmark");
+    // One account of each of 64 shards, and 192 more spread over them.
+    let accounts = world.accounts(SHARDS * PER_SHARD).expect("accounts for the benchmark");
     let connections: Vec<Connection> = world.runtime.block_on(async {
         let mut connections = Vec::new();
         for task in 0..TASKS {
-            let account = &accounts[(task % SHARDS) * 128 + task / SHARDS];
+            let account = &accounts[(task % SHARDS) * PER_SHARD + task / SHARDS];
             connections.push(account.add_connection(connection(ROW).expect("a connection")).await.expect("an added connection"));
         }
         connections

@@ -8,6 +8,9 @@ use anchorhold::{
     Account, Backend, Credential, Environment, LinkedAccountId, NewConnection, ProviderName, RawKey, RootKey, Vault, VaultBuilder,
 };
 
+/// How many accounts share a shard.
+pub const PER_SHARD: usize = 96;
+
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A vault on disk with default settings, and its backend.

@@ -64,7 +64,7 @@ fn documented_limits_are_those_of_the_code() {
         ("bytes of key and value in one row", MAX_ROW_BYTES),
         ("bytes in one key", MAX_KEY_BYTES),
         ("bytes of rows in one commit", MAX_COMMIT_BYTES),
-        ("account trees in one shard", TREES_PER_SHARD),
+        ("account trees in one shard", MAX_TREES_PER_SHARD),
     ] {
         assert!(PAGE.contains(&format!("| {what} | {limit} |")), "{what}: {limit}");
     }

@@ -68,7 +68,7 @@ pub(crate) struct SledOptions {
     /// How much of a shard, and how much of the directory, sled may keep in memory.
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
-    /// How many account trees go into one shard: at most [`TREES_PER_SHARD`], less in tests that want several shards.
+    /// How many account trees go into one shard: [`TREES_PER_SHARD`], less in tests that want several shards.
     pub(crate) trees_per_shard: usize,
     /// How long a file of the commit log gets.
     pub(crate) commit_log_bytes: u64,

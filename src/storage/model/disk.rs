@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{Mark, Row, TREES_PER_SHARD};
+use super::super::{MAX_TREES_PER_SHARD, Mark, Row, TREES_PER_SHARD};
 use crate::ids::{AccountHandle, ShardId};
 
 /// A disk in memory that a test hands to a vault instead of a path. Clones are the same disk.
@@ -137,7 +137,7 @@ impl ModelDisk {
     /// How many account trees the disk puts in one shard (128 unless a test sets less), to have several shards with few
     /// accounts.
     pub fn set_trees_per_shard(&self, trees: usize) {
-        self.lock().trees_per_shard = Some(trees.clamp(1, TREES_PER_SHARD));
+        self.lock().trees_per_shard = Some(trees.clamp(1, MAX_TREES_PER_SHARD));
     }
 
     /// All trees on the disk.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::{AnchorHead, BoxFuture, Commit, Location, Mark, Storage, StorageError, StorageStatus, TREES_PER_SHARD, Tree};
+use super::super::{
+    AnchorHead, BoxFuture, Commit, Location, MAX_TREES_PER_SHARD, Mark, Storage, StorageError, StorageStatus, Tree,
+};
 use super::core::{Core, io_error, locked};
 use super::group::Committed;
 use super::header;
@@ -238,4 +240,4 @@ impl Drop for SledStorage {
 }
 
 /// A shard's anchor counts members in 16 bits.
-const _: () = assert!(TREES_PER_SHARD <= u16::MAX as usize);
+const _: () = assert!(MAX_TREES_PER_SHARD <= u16::MAX as usize);

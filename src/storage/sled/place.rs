@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::{AnchorSeal, BoxFuture, Location, Place, Rebuilding, Storage, StorageError, TREES_PER_SHARD};
+use super::super::{AnchorSeal, BoxFuture, Location, MAX_TREES_PER_SHARD, Place, Rebuilding, Storage, StorageError};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
 use super::commit_log::COMMITS;
@@ -97,7 +97,7 @@ impl Place for SledPlace {
         Box::pin(async move {
             let starting = |error| io_error("start the storage engine", error);
             let Self { root, mut options, lock } = *self;
-            options.trees_per_shard = options.trees_per_shard.clamp(1, TREES_PER_SHARD);
+            options.trees_per_shard = options.trees_per_shard.clamp(1, MAX_TREES_PER_SHARD);
             let (mut directory, head) = anchors::read_directory_anchor(&root, &*seal)?;
             files::create_private_dir(&root.join(SHARDS)).map_err(starting)?;
             shards::find_unanchored(&root, &mut directory.shards);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
-use super::super::{AnchorHead, AnchorSeal, BoxFuture, Rebuilding, Storage, StorageError, TREES_PER_SHARD};
+use super::super::{AnchorHead, AnchorSeal, BoxFuture, MAX_TREES_PER_SHARD, Rebuilding, Storage, StorageError};
 use super::SledOptions;
 use super::anchors::{self, Anchors, DIRECTORY, DIRECTORY_ANCHOR};
 use super::commit_log;
@@ -46,7 +46,7 @@ pub(super) async fn begin(
     lock: Lock,
 ) -> Result<Box<dyn Rebuilding>, StorageError> {
     let starting = |error| io_error("begin to rebuild the directory", error);
-    options.trees_per_shard = options.trees_per_shard.clamp(1, TREES_PER_SHARD);
+    options.trees_per_shard = options.trees_per_shard.clamp(1, MAX_TREES_PER_SHARD);
     take_up_what_was_interrupted(&root).map_err(starting)?;
     let (anchor, remembered) = match anchors::read_directory_anchor_only(&root, &*seal)? {
         Ok((mut anchor, head)) => {
