@@ -16,7 +16,7 @@ use common::{
     secret, vault_path,
 };
 
-const TREES_PER_SHARD: usize = 128;
+const TREES_PER_SHARD: usize = 96;
 
 /// One test at a time: one of them measures.
 fn alone() -> MutexGuard<'static, ()> {

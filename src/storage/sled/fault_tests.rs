@@ -213,7 +213,7 @@ fn a_flush_that_fails_in_the_middle_of_a_database_tells_everybody_why_and_loses_
     let mut bench = Bench::new();
     bench.options.commit_log_bytes = 200_000;
     let storage = bench.open();
-    let trees: Vec<_> = (0..100).map(|number| create(&*storage, number).1).collect();
+    let trees: Vec<_> = (0..90).map(|number| create(&*storage, number).1).collect();
     // What the database is told when a file of the log is full needs several flushes.
     bench.options.faults.fail_nth_flush(2);
     let mut acknowledged = vec![0_u64; trees.len()];
