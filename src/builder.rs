@@ -84,7 +84,7 @@ impl VaultBuilder {
 
     /// Whether opening has the C library give blocks of 2 MiB and more back to the system when they are freed; the default is `true`. Only
     /// glibc on Linux is told, once for the whole process (`mallopt`, `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`). Without it each open shard
-    /// takes 6 MiB more, and opening one a millisecond more: the engine asks for that many zeros and hardly uses them. Say `false` if your
+    /// takes 6 MiB more once others were closed: the engine asks for that many zeros and hardly uses them. Say `false` if your
     /// program frees many blocks of that size and is slower for mapping them anew, or sets these limits itself.
     pub fn return_large_blocks(mut self, tell: bool) -> Self {
         self.place.return_large_blocks = tell;

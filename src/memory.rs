@@ -31,7 +31,7 @@ fn fetch_line(at: *const u8) {
 ///
 /// sled asks for 6 MiB of zeros for each database that is opened and uses a few pages of them. Fresh from the system they cost nothing until
 /// they are used. glibc moves its limit up whenever such a block is freed, so from the first database that is closed on it would take them from
-/// what was used before and write all the zeros: six times as much memory as the database itself, and a millisecond for each opening.
+/// what was used before and write all the zeros: three times as much memory as an open shard takes for itself.
 pub(crate) fn return_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
     {
