@@ -134,7 +134,7 @@ impl ModelDisk {
         disk.holder = None;
     }
 
-    /// How many account trees the disk puts in one shard ([`TREES_PER_SHARD`] unless a test sets another number), to have several shards with few
+    /// How many account trees the disk puts in one shard (96 unless a test sets another number), to have several shards with few
     /// accounts.
     pub fn set_trees_per_shard(&self, trees: usize) {
         self.lock().trees_per_shard = Some(trees.clamp(1, MAX_TREES_PER_SHARD));
