@@ -267,19 +267,27 @@ impl Router {
 
     /// Passivates every account that was not used for `idle` milliseconds, and the least recently used ones past `most`.
     pub(crate) async fn passivate(&self, now: u64, idle: u64, most: usize) {
-        let mut all = self.all();
-        // Each time is read once: they change meanwhile, and `sort` panics on an order that contradicts itself.
-        all.sort_by_cached_key(|resident| resident.desk.last_used.load(Ordering::Relaxed));
         // An eighth below the bound, so that a stream of new accounts does not passivate one by one.
-        let surplus = all.len().checked_sub(most).map_or(0, |over| if over == 0 { 0 } else { over + most / 8 });
+        let surplus = self.len().checked_sub(most).map_or(0, |over| if over == 0 { 0 } else { over + most / 8 });
+        let is_idle = |last_used: u64| now.saturating_sub(last_used) >= idle;
+        // Only numbers are taken along for all: a place and an address for each would be half of what housekeeping takes.
+        let mut found: Vec<(u64, AccountHandle)> = Vec::new();
+        for part in &self.parts {
+            let part = part.0.read().unwrap_or_else(PoisonError::into_inner);
+            let all = part.iter().map(|(handle, resident)| (resident.desk.last_used.load(Ordering::Relaxed), *handle));
+            found.extend(all.filter(|(last_used, _)| surplus > 0 || is_idle(*last_used)));
+        }
+        if let Some(last) = surplus.min(found.len()).checked_sub(1) {
+            found.select_nth_unstable(last);
+        }
         let mut leaving = Vec::new();
-        for (position, resident) in all.into_iter().enumerate() {
-            let unused_for = now.saturating_sub(resident.desk.last_used.load(Ordering::Relaxed));
-            if position >= surplus && unused_for < idle {
-                break;
-            }
-            if resident.desk.gate().close_if_empty() {
-                leaving.push(resident);
+        for (position, (_, handle)) in found.into_iter().enumerate() {
+            let part = self.part(&handle).read().unwrap_or_else(PoisonError::into_inner);
+            let Some(resident) = part.get(&handle) else { continue };
+            // Asked again: it may have been used since.
+            let goes = position < surplus || is_idle(resident.desk.last_used.load(Ordering::Relaxed));
+            if goes && resident.desk.gate().close_if_empty() {
+                leaving.push(resident.clone());
             }
         }
         self.stop(leaving).await;
