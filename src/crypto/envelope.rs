@@ -19,7 +19,7 @@ use zeroize::Zeroize;
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
 use super::key::KeyBytes;
 use super::rng;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, zeros};
 
 pub(crate) use super::aead::OpenFailed;
 
@@ -117,7 +117,7 @@ fn seal_with(
     assert!(plaintext.len() <= MAX_PLAINTEXT, "a value over the limit of an envelope");
     let padded = padded_length(plaintext.len());
     // Has its final size from the start: a buffer that grows leaves plaintext behind.
-    let mut sealed = Unsealed(vec![0; HEADER_BYTES + padded + TAG_BYTES]);
+    let mut sealed = Unsealed(zeros(HEADER_BYTES + padded + TAG_BYTES));
     let (head, rest) = sealed.0.split_at_mut(HEADER_BYTES);
     let (body, tag) = rest.split_at_mut(padded);
 
