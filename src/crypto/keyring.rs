@@ -284,6 +284,11 @@ impl Keyring {
         MaskedKey::mask(&self.ring.load().keys.keys()[MASK_KEY], key)
     }
 
+    /// The key that [`mask`](Self::mask) masked, on the heap. Call it inside a stack frame that is wiped.
+    pub(crate) fn unmask(&self, masked: &MaskedKey) -> Key {
+        masked.unmask(&self.ring.load().keys.keys()[MASK_KEY])
+    }
+
     /// Lends the key that [`mask`](Self::mask) masked. Call it inside a stack frame that is wiped.
     pub(crate) fn with_unmasked<R>(&self, masked: &MaskedKey, work: impl FnOnce(&KeyBytes) -> R) -> R {
         masked.with(&self.ring.load().keys.keys()[MASK_KEY], work)

@@ -14,7 +14,7 @@ use zeroize::Zeroize;
 
 use super::aead::{self, HCHACHA_BYTES};
 use super::derive::KEY_BYTES;
-use super::key::KeyBytes;
+use super::key::{Key, KeyBytes};
 use super::rng;
 use super::wipe::{MASK_STACK, wiping_stack};
 
@@ -34,9 +34,18 @@ impl MaskedKey {
         Self { salt, masked }
     }
 
+    /// The key on the heap. Call it inside a stack frame that is wiped.
+    pub(super) fn unmask(&self, mask_key: &[u8; KEY_BYTES]) -> Key {
+        Key::made_by(|key| self.write(mask_key, key))
+    }
+
     /// Lends the key. Call it inside a stack frame that is wiped.
     pub(super) fn with<R>(&self, mask_key: &[u8; KEY_BYTES], work: impl FnOnce(&KeyBytes) -> R) -> R {
-        KeyBytes::in_frame(|key| wiping_stack::<MASK_STACK, _>(|| xor(mask_key, &self.salt, &self.masked, key)), work)
+        KeyBytes::in_frame(|key| self.write(mask_key, key), work)
+    }
+
+    fn write(&self, mask_key: &[u8; KEY_BYTES], key: &mut [u8; KEY_BYTES]) {
+        wiping_stack::<MASK_STACK, _>(|| xor(mask_key, &self.salt, &self.masked, key));
     }
 }
 

@@ -51,7 +51,7 @@ fn documented_account_is_loaded_and_proven() {
     let (audit, covered): (Vec<_>, Vec<_>) = rows.iter().partition(|[key, ..]| key[0] == b'u');
     let mut tree: Vec<_> = covered.iter().map(|[key, _, sealed]| (key.clone(), sealed.clone())).collect();
     tree.sort();
-    let state = AccountState::load(&keyring, owner, &tree).unwrap();
+    let (state, _) = AccountState::load(&keyring, owner, &tree).unwrap();
     assert_eq!((&*state.facts.linked_account_id, state.facts.sequence, state.facts.key_version), ("acme-42", 1, 1));
     assert_eq!(state.facts.digest.bytes(), vector.array("digest"));
 

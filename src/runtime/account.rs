@@ -17,7 +17,7 @@ use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
 use crate::domain::directory::HandleRow;
 use crate::domain::error::{Error, Item};
-use crate::domain::{Keyring, OpenFailed, Plaintext};
+use crate::domain::{Keyring, Plaintext};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
 use crate::runtime::caller::Admitted;
 use crate::runtime::core::{AuditPolicy, Core};
@@ -172,9 +172,9 @@ impl Account {
         loaded.as_ref().map(|loaded| look(&loaded.state)).ok_or(Error::Internal { doing: "using an account that is not loaded" })
     }
 
-    /// Unwraps the account's keys for the length of one closure, and wipes them.
+    /// Unmasks the account's keys for the length of one closure, and wipes them.
     pub(crate) fn with_keys<R>(&self, work: impl FnOnce(&AccountState, &AccountKeys) -> Result<R, Error>) -> Result<R, Error> {
-        self.with_unwrapped(AccountKeys::unwrap, work)
+        self.with_unmasked(MaskedKeys::unmask, work)
     }
 
     /// [`with_keys`](Self::with_keys) for what only opens records.
@@ -182,17 +182,17 @@ impl Account {
         &self,
         work: impl FnOnce(&AccountState, &RecordKeys) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.with_unwrapped(RecordKeys::unwrap, work)
+        self.with_unmasked(MaskedKeys::unmask_records, work)
     }
 
-    fn with_unwrapped<K, R>(
+    fn with_unmasked<K, R>(
         &self,
-        unwrap: impl FnOnce(&Keyring, &Owner, &WrappedKeys) -> Result<K, OpenFailed>,
+        unmask: impl FnOnce(&MaskedKeys, &Keyring) -> K,
         work: impl FnOnce(&AccountState, &K) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let loaded = self.loaded.borrow();
         let loaded = loaded.as_ref().ok_or(Error::Internal { doing: "using an account that is not loaded" })?;
-        let keys = unwrap(&self.core.keyring, &self.owner, &loaded.state.facts.wrapped).map_err(|_| self.damaged(KEYS))?;
+        let keys = unmask(&loaded.keys, &self.core.keyring);
         #[cfg(any(test, feature = "testing"))]
         assert!(!self.panic_next.replace(false), "asked to panic by a test");
         work(&loaded.state, &keys)
@@ -443,7 +443,7 @@ impl Account {
                 error => error.into(),
             });
         }
-        let rekeyed = [RecordKey::AccountKey, RecordKey::TokenKey].iter().any(|key| change.stamps.contains_key(key));
+        let rekeyed = RecordKey::KEYS.iter().any(|key| change.stamps.contains_key(key));
         let keys = if rekeyed { self.masked(&change.facts.wrapped).inspect_err(|_| self.distrust())?.into() } else { None };
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {
@@ -469,8 +469,8 @@ impl Account {
     }
 
     async fn load_proven(&self) -> Result<Loaded, Error> {
-        let (tree, state) = loading::load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner).await?;
-        let keys = self.masked(&state.facts.wrapped)?;
+        let loading = loading::load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner);
+        let (tree, state, keys) = loading.await?;
         Ok(Loaded { tree, state, keys, credentials: SealedCredentials::default() })
     }
 

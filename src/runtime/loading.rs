@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::Keyring;
-use crate::domain::account::keys::{AccountKeys, WrappedKeys};
+use crate::domain::account::keys::MaskedKeys;
 use crate::domain::account::records::{Owner, RecordKey};
 use crate::domain::account::state::{AccountState, Damage};
 use crate::domain::error::{Damaged, Error, VaultPart};
@@ -16,13 +16,13 @@ pub(crate) const KEYS: Damage = Damage("the account's keys do not open");
 /// Rows read in one step of a scan.
 const SCAN_STEP: usize = 256;
 
-/// Reads an account's rows and proves that they are the ones last acknowledged.
+/// Reads an account's rows and proves that they are the ones last acknowledged; its keys come with it, masked.
 pub(crate) async fn load_proven(
     storage: &dyn Storage,
     keyring: &Keyring,
     shard: ShardId,
     owner: Owner,
-) -> Result<(Arc<dyn Tree>, AccountState), Error> {
+) -> Result<(Arc<dyn Tree>, AccountState, MaskedKeys), Error> {
     let damaged = |damage| damaged(shard, owner.handle, damage);
     let tree = match storage.tree(shard, owner.handle).await {
         Ok(tree) => tree,
@@ -34,22 +34,16 @@ pub(crate) async fn load_proven(
     for (start, end) in RecordKey::covered_ranges() {
         scan_all(tree.as_ref(), start, end, &mut rows).await?;
     }
-    let state = AccountState::load(keyring, owner, &rows).map_err(|damage| Error::Corrupted(damaged(damage)))?;
+    let (state, keys) = AccountState::load(keyring, owner, &rows).map_err(|damage| Error::Corrupted(damaged(damage)))?;
     if tree.anchored(Mark::Account).is_some_and(|anchored| state.facts.sequence < anchored.sequence) {
         return Err(Error::RolledBack(damaged(Damage("the account is older than its anchor"))));
     }
     let last = state.facts.audit.last_segment;
     if last != 0 {
         let sealed = tree.load(&RecordKey::Audit(last).to_bytes()).await?;
-        let keys = unwrap(keyring, shard, &owner, &state.facts.wrapped)?;
-        state.prove_last_segment(&keys, sealed.as_deref()).map_err(|damage| Error::Corrupted(damaged(damage)))?;
+        state.prove_last_segment(&keys.unmask(keyring), sealed.as_deref()).map_err(|damage| Error::Corrupted(damaged(damage)))?;
     }
-    Ok((tree, state))
-}
-
-/// Unwraps the keys of an account.
-pub(crate) fn unwrap(keyring: &Keyring, shard: ShardId, owner: &Owner, wrapped: &WrappedKeys) -> Result<AccountKeys, Error> {
-    AccountKeys::unwrap(keyring, owner, wrapped).map_err(|_| Error::Corrupted(damaged(shard, owner.handle, KEYS)))
+    Ok((tree, state, keys))
 }
 
 /// What is told of damage to one account's rows.

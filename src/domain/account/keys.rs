@@ -24,42 +24,59 @@ pub(crate) struct RecordKeys {
     pub(crate) previous: Option<Key>,
 }
 
-impl RecordKeys {
-    /// Unwraps what a request that only reads needs: one key and one derivation, instead of all that a change needs. Call it inside a
-    /// stack frame that is wiped.
-    ///
-    /// # Errors
-    /// As for [`AccountKeys::unwrap`].
-    pub(crate) fn unwrap(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
-        let unwrap = |purpose, bytes: &[u8]| keyring.unwrap(purpose, owner.environment, &owner.handle, bytes);
-        let previous = wrapped.previous_account.as_deref().map(|bytes| unwrap(WrapPurpose::PreviousAccountKey, bytes));
-        Ok(Self {
-            current: record_key(&unwrap(WrapPurpose::AccountKey, &wrapped.account)?),
-            previous: previous.transpose()?.as_ref().map(record_key),
-        })
-    }
-}
-
-/// What minting, checking and revealing need on their callers' threads, masked: unmasked for one request and wiped at its end.
+/// What a resident account needs of its keys, masked: unmasked for one request and wiped at its end.
 #[derive(Clone, Debug)]
 pub(crate) struct MaskedKeys {
     /// `None` when the wrapped one does not open.
     pub(crate) token: Option<MaskedKey>,
     /// Seals records of the current key version.
     pub(crate) records: MaskedKey,
+    previous_records: Option<MaskedKey>,
+    head: MaskedKey,
+    digest: MaskedKey,
+    audit_record: MaskedKey,
+    audit_chain: MaskedKey,
 }
 
 impl MaskedKeys {
-    /// Unwraps the account's keys and masks what is needed of them. Call it inside a stack frame that is wiped.
+    /// Unwraps the account's keys and masks them. Call it inside a stack frame that is wiped.
     ///
     /// # Errors
     /// As for [`AccountKeys::unwrap`]; a damaged token key alone is none, since the rest of the account can be used.
     pub(crate) fn of(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys) -> Result<Self, OpenFailed> {
-        let unwrap = |purpose, bytes: &[u8]| keyring.unwrap(purpose, owner.environment, &owner.handle, bytes);
-        Ok(Self {
-            token: unwrap(WrapPurpose::TokenKey, &wrapped.token).ok().map(|key| keyring.mask(&key)),
-            records: keyring.mask(&record_key(&unwrap(WrapPurpose::AccountKey, &wrapped.account)?)),
-        })
+        AccountKeys::unwrap(keyring, owner, wrapped).map(|keys| Self::mask(keyring, owner, wrapped, &keys))
+    }
+
+    /// Masks keys that were just unwrapped. Call it inside a stack frame that is wiped.
+    pub(crate) fn mask(keyring: &Keyring, owner: &Owner, wrapped: &WrappedKeys, keys: &AccountKeys) -> Self {
+        let token = keyring.unwrap(WrapPurpose::TokenKey, owner.environment, &owner.handle, &wrapped.token);
+        Self {
+            token: token.ok().map(|key| keyring.mask(&key)),
+            records: keyring.mask(&keys.records.current),
+            previous_records: keys.records.previous.as_ref().map(|key| keyring.mask(key)),
+            head: keyring.mask(&keys.head),
+            digest: keyring.mask(&keys.digest),
+            audit_record: keyring.mask(&keys.audit.record),
+            audit_chain: keyring.mask(&keys.audit.chain),
+        }
+    }
+
+    /// What a request needs that changes the account. Call it inside a stack frame that is wiped.
+    pub(crate) fn unmask(&self, keyring: &Keyring) -> AccountKeys {
+        AccountKeys {
+            records: self.unmask_records(keyring),
+            head: keyring.unmask(&self.head),
+            digest: keyring.unmask(&self.digest),
+            audit: AuditKeys { record: keyring.unmask(&self.audit_record), chain: keyring.unmask(&self.audit_chain) },
+        }
+    }
+
+    /// What a request needs that only opens records. Call it inside a stack frame that is wiped.
+    pub(crate) fn unmask_records(&self, keyring: &Keyring) -> RecordKeys {
+        RecordKeys {
+            current: keyring.unmask(&self.records),
+            previous: self.previous_records.as_ref().map(|key| keyring.unmask(key)),
+        }
     }
 }
 

@@ -41,6 +41,9 @@ pub(crate) enum RecordKey {
 }
 
 impl RecordKey {
+    /// The rows that hold keys.
+    pub(crate) const KEYS: [Self; 4] = [Self::AccountKey, Self::TokenKey, Self::AuditKey, Self::PreviousAccountKey];
+
     /// The key in the tree.
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         let (kind, id): (u8, &[u8]) = match &self {

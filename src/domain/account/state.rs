@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::crypto::envelope;
-use crate::domain::account::keys::{AccountKeys, RecordKeys, WrappedKeys};
+use crate::domain::account::keys::{AccountKeys, MaskedKeys, RecordKeys, WrappedKeys};
 use crate::domain::account::records::{ChainEnds, HeadRecord, InfoRecord, Owner, RecordKey, RefreshRecord, Spent, SpentToken};
 use crate::domain::audit;
 use crate::domain::head::Digest;
@@ -63,11 +63,12 @@ pub(crate) struct AccountState {
 }
 
 impl AccountState {
-    /// Reads an account from all rows that its head covers, and proves that they are the ones last acknowledged.
+    /// Reads an account from all rows that its head covers, and proves that they are the ones last acknowledged. The keys come with it,
+    /// masked.
     ///
     /// # Errors
     /// [`Damage`] when a row is missing, surplus, replaced, or does not open.
-    pub(crate) fn load(keyring: &Keyring, owner: Owner, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<Self, Damage> {
+    pub(crate) fn load(keyring: &Keyring, owner: Owner, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(Self, MaskedKeys), Damage> {
         let mut index = BTreeMap::new();
         let mut values = BTreeMap::new();
         for (key, value) in rows {
@@ -116,6 +117,7 @@ impl AccountState {
                 _ => {}
             }
         }
+        let masked = MaskedKeys::mask(keyring, &owner, &wrapped, &keys);
         let facts = Facts {
             linked_account_id: info.linked_account_id.into(),
             disabled: info.disabled,
@@ -127,7 +129,7 @@ impl AccountState {
             noted: head.noted,
             wrapped,
         };
-        Ok(Self { owner, facts, index, spent: Arc::new(spent), dues })
+        Ok((Self { owner, facts, index, spent: Arc::new(spent), dues }, masked))
     }
 
     /// The stamp that the current version of a row has; `None` when the account has no such row.

@@ -14,7 +14,7 @@ use crate::domain::{Keyring, Plaintext, WrapPurpose};
 use crate::ids::{AccountHandle, Environment, ShardId};
 use crate::runtime::directory::Directory;
 use crate::runtime::environment::verify_api_key_audit;
-use crate::runtime::loading::{damaged, load_proven, unwrap};
+use crate::runtime::loading::{damaged, load_proven};
 use crate::runtime::rebuild::report::{Carried, RebuildReport};
 use crate::storage::{Rebuilding, Storage};
 
@@ -235,10 +235,10 @@ impl Surveyor<'_> {
         let no_key = Damage("the account's keys do not open");
         let environment = Environment::ALL.into_iter().find(opens).ok_or(Error::Corrupted(damaged(shard, handle, no_key)))?;
         let owner = Owner { vault: self.keyring.vault_id(), environment, handle };
-        let (tree, state) = load_proven(self.storage, self.keyring, shard, owner).await?;
+        let (tree, state, keys) = load_proven(self.storage, self.keyring, shard, owner).await?;
         let sealed = tree.load(&RecordKey::Info.to_bytes()).await?;
-        let keys = unwrap(self.keyring, shard, &owner, &state.facts.wrapped)?;
-        let info = state.open(&keys.records, RecordKey::Info, sealed.as_deref()).and_then(|plain| decode::<InfoRecord>(&plain));
+        let keys = keys.unmask_records(self.keyring);
+        let info = state.open(&keys, RecordKey::Info, sealed.as_deref()).and_then(|plain| decode::<InfoRecord>(&plain));
         let info = info.map_err(|damage| Error::Corrupted(damaged(shard, handle, damage)))?;
         Ok(Account {
             environment,
