@@ -41,6 +41,8 @@ mod memtable;
 mod place;
 mod rebuild;
 mod rows;
+#[cfg(test)]
+mod settling_tests;
 mod shards;
 mod shred;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::super::{AnchorSeal, Commit, Row, StorageError};
 use super::core::{Core, io_error, locked};
 use super::files;
 use super::frames::{self, Frame, HEADER_BYTES, Logged, Target};
-use super::lane::{Job, Lane};
+use super::lane::Lane;
 use super::watchdog::{Caller, Ticket};
 use crate::ids::ShardId;
 
@@ -184,6 +184,19 @@ impl CommitLog {
         locked(&self.state).ahead_of.get(&place).is_some_and(|ahead| !ahead.stuck)
     }
 
+    /// Whether the database is to be given what it lacks although commits wait for it: it lacks something of a file before the last two, or
+    /// somebody waits for a file of it to go.
+    pub(super) fn presses(&self, place: Place) -> bool {
+        let state = locked(&self.state);
+        let Some(ahead) = state.ahead_of.get(&place).filter(|ahead| !ahead.stuck) else { return false };
+        ahead.since + 1 < state.number || state.waiting.iter().any(|(number, _)| ahead.since <= *number)
+    }
+
+    /// The number of the file that is written.
+    pub(super) fn number(&self) -> u64 {
+        locked(&self.state).number
+    }
+
     /// The database has everything of it now, durably.
     pub(super) fn settled(&self, place: Place) -> io::Result<()> {
         let mut state = locked(&self.state);
@@ -204,7 +217,7 @@ impl CommitLog {
         self.append(core, &page, &bytes, false)
     }
 
-    /// The database has everything of it but passing rows in this file and later ones.
+    /// The database has everything of it but what is in this file and later ones.
     pub(super) fn settled_since(&self, place: Place, file: u64) -> io::Result<()> {
         let mut state = locked(&self.state);
         if let Some(ahead) = state.ahead_of.get_mut(&place) {
@@ -318,7 +331,7 @@ impl CommitLog {
             if ahead.stuck {
                 ahead.since = number;
             } else {
-                ahead.lane.submit_unbounded(Job::Run(Box::new(|lane| lane.settle_now())));
+                ahead.lane.follow();
             }
         }
         Ok(())

@@ -49,10 +49,24 @@ struct Pool {
     idle: usize,
     next: u64,
     /// What is ready, by vault.
-    vaults: HashMap<u64, VecDeque<Arc<dyn Turn>>>,
+    vaults: HashMap<u64, Line>,
     /// The vaults that have something ready, each once. Taking turns by vault first, then by database, lets a vault with one
     /// busy shard write as often as one with two hundred.
     order: VecDeque<u64>,
+}
+
+/// What is ready of one vault.
+#[derive(Default)]
+struct Line {
+    turns: VecDeque<Arc<dyn Turn>>,
+    /// Nobody waits for these: their turn comes when no other one is ready.
+    patient: VecDeque<Arc<dyn Turn>>,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty() && self.patient.is_empty()
+    }
 }
 
 impl Membership {
@@ -71,19 +85,33 @@ impl Membership {
                 Err(error) => return Err(error),
             }
         }
-        pool.vaults.insert(id, VecDeque::new());
+        pool.vaults.insert(id, Line::default());
         Ok(Self(id))
     }
 
     /// Puts something at the end of this vault's line. It must not be in it already.
     pub(super) fn ready(&self, turn: Arc<dyn Turn>) {
+        self.put(|line| line.turns.push_back(turn));
+    }
+
+    /// Puts something in line for when nothing else of this vault is ready. It must not be in a line already.
+    pub(super) fn ready_patiently(&self, turn: Arc<dyn Turn>) {
+        self.put(|line| line.patient.push_back(turn));
+    }
+
+    /// Takes something out of the line of what is patient; whether it was in it.
+    pub(super) fn claim_patient<T: Turn>(&self, turn: &Arc<T>) -> bool {
+        lock().as_mut().is_some_and(|pool| pool.claim(self.0, turn))
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Line)) {
         let mut guard = lock();
         let pool = guard.get_or_insert_default();
         if let Some(line) = pool.vaults.get_mut(&self.0) {
             if line.is_empty() {
                 pool.order.push_back(self.0);
             }
-            line.push_back(turn);
+            put(line);
         }
         let somebody_waits = pool.idle > 0;
         drop(guard);
@@ -97,8 +125,8 @@ impl Membership {
         let mut guard = lock();
         let pool = guard.as_mut()?;
         let line = pool.vaults.get_mut(&self.0)?;
-        let lane = line.front()?.clone().companion()?;
-        let taken = line.pop_front();
+        let lane = line.turns.front()?.clone().companion()?;
+        let taken = line.turns.pop_front();
         if line.is_empty() {
             pool.order.retain(|id| *id != self.0);
         }
@@ -123,11 +151,22 @@ impl Drop for Membership {
 }
 
 impl Pool {
-    /// The next turn: of the vault that waited longest, the database that waited longest.
+    fn claim<T: Turn>(&mut self, vault: u64, turn: &Arc<T>) -> bool {
+        let Some(line) = self.vaults.get_mut(&vault) else { return false };
+        let same = |other: &Arc<dyn Turn>| std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(turn));
+        // Whoever claims it has another reference: nothing is dropped under the lock.
+        let claimed = line.patient.iter().position(same).and_then(|at| line.patient.remove(at)).is_some();
+        if claimed && line.is_empty() {
+            self.order.retain(|id| *id != vault);
+        }
+        claimed
+    }
+
+    /// The next turn: of the vault that waited longest, the database that waited longest; a patient one if there is no other.
     fn take(&mut self) -> Option<Arc<dyn Turn>> {
         let vault = self.order.pop_front()?;
         let line = self.vaults.get_mut(&vault)?;
-        let turn = line.pop_front();
+        let turn = line.turns.pop_front().or_else(|| line.patient.pop_front());
         if !line.is_empty() {
             self.order.push_back(vault);
         }
@@ -205,13 +244,32 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         for (vault, names) in [(1, vec!["a1", "a2", "a3"]), (2, vec!["b1"]), (3, vec!["c1", "c2"])] {
             let turns = names.into_iter().map(|name| Arc::new(Recorded(name, order.clone())) as Arc<dyn Turn>);
-            pool.vaults.insert(vault, turns.collect());
+            pool.vaults.insert(vault, Line { turns: turns.collect(), ..Line::default() });
             pool.order.push_back(vault);
         }
         while let Some(turn) = pool.take() {
             turn.take_turn();
         }
         assert_eq!(*order.lock().unwrap(), ["a1", "b1", "c1", "a2", "c2", "a3"]);
+    }
+
+    #[test]
+    fn a_patient_turn_comes_when_no_other_is_ready_and_can_be_claimed() {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let turn = |name| Arc::new(Recorded(name, order.clone()));
+        let (claimed, busy) = (turn("claimed"), turn("busy"));
+        let mut pool = Pool::default();
+        let patient = [claimed.clone() as Arc<dyn Turn>, turn("patient")];
+        let line = Line { turns: [busy.clone() as Arc<dyn Turn>].into(), patient: patient.into() };
+        pool.vaults.insert(1, line);
+        pool.order.push_back(1);
+        assert!(pool.claim(1, &claimed));
+        assert!(!pool.claim(1, &claimed), "it is in the line no more");
+        assert!(!pool.claim(1, &busy), "it is in the other line");
+        while let Some(turn) = pool.take() {
+            turn.take_turn();
+        }
+        assert_eq!(*order.lock().unwrap(), ["busy", "patient"]);
     }
 
     struct Recorded(&'static str, Arc<Mutex<Vec<&'static str>>>);

@@ -74,6 +74,18 @@ impl Core {
         }
     }
 
+    /// Puts a lane in line for when nothing else waits.
+    pub(super) fn ready_patiently(&self, turn: Arc<dyn Turn>) {
+        if let Some(pool) = &*locked(&self.pool) {
+            pool.ready_patiently(turn);
+        }
+    }
+
+    /// Takes a lane out of the line of those that are patient; whether it was in it.
+    pub(super) fn claim_patient(&self, turn: &Arc<Lane>) -> bool {
+        locked(&self.pool).as_ref().is_some_and(|pool| pool.claim_patient(turn))
+    }
+
     /// Another database of the vault whose commits can be written now.
     pub(super) fn companion(&self) -> Option<Arc<Lane>> {
         locked(&self.pool).as_ref()?.companion()

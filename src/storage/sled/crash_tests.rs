@@ -193,17 +193,30 @@ fn scenario_write_until_it_fails() {
     }
 }
 
-/// How often a process is killed; `ANCHORHOLD_KILLS` sets more.
 #[cfg(unix)]
 #[test]
 fn a_killed_process_loses_no_acknowledged_commit() {
+    kill_again_and_again(2, SledOptions::default().commit_log_bytes);
+}
+
+/// A file of the commit log is full every few dozen commits, and what a shard is given of it then takes several pieces, with commits in
+/// between.
+#[cfg(unix)]
+#[test]
+fn a_process_that_is_killed_while_databases_follow_loses_no_acknowledged_commit() {
+    kill_again_and_again(12, 150_000);
+}
+
+/// Kills a process that writes to so many accounts in a shard; `ANCHORHOLD_KILLS` says how often.
+#[cfg(unix)]
+fn kill_again_and_again(trees_per_shard: u16, commit_log_bytes: u64) {
     use std::io::{BufRead, BufReader};
     let rounds: u16 = std::env::var("ANCHORHOLD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
-    let bench = Bench::with_small_shards(2);
+    let bench = Bench::with_small_shards(trees_per_shard.into());
     // By account: its shard and the last sequence that was acknowledged.
     let mut acknowledged = BTreeMap::<u16, (u32, u64)>::new();
     let storage = bench.open();
-    for number in 0..6 {
+    for number in 0..WRITERS {
         let shard = block_on(storage.create(handle(number), numbered(0))).unwrap();
         acknowledged.insert(number, (shard.0, 1));
     }
@@ -212,6 +225,8 @@ fn a_killed_process_loses_no_acknowledged_commit() {
     for round in 0..rounds {
         let mut command = child("scenario_write_until_killed", &bench.path(), "");
         command.env("ANCHORHOLD_TEST_FIRST", (100 + round * 20).to_string());
+        command.env("ANCHORHOLD_TEST_SHARD", trees_per_shard.to_string());
+        command.env("ANCHORHOLD_TEST_LOG", commit_log_bytes.to_string());
         let mut process = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut heard = Vec::new();
@@ -249,6 +264,9 @@ fn a_killed_process_loses_no_acknowledged_commit() {
     assert!(total > u64::from(rounds));
 }
 
+/// Accounts that are written to all the time; others are made meanwhile.
+const WRITERS: u16 = 6;
+
 /// A commit that writes the sequence it leads to into three rows.
 fn numbered(expected: u64) -> Commit {
     let next = (expected + 1).to_be_bytes();
@@ -265,13 +283,17 @@ fn sequence_in(value: &[u8]) -> u64 {
 #[ignore = "run by a_killed_process_loses_no_acknowledged_commit"]
 fn scenario_write_until_killed() {
     let Some(path) = vault_of_parent() else { return };
-    let first: u16 = std::env::var("ANCHORHOLD_TEST_FIRST").unwrap().parse().unwrap();
-    let storage = try_open(&path, &SledOptions { trees_per_shard: 2, ..SledOptions::default() }).unwrap();
+    let number = |name: &str| std::env::var(name).unwrap().parse::<u16>();
+    let first = number("ANCHORHOLD_TEST_FIRST").unwrap();
+    let trees_per_shard = number("ANCHORHOLD_TEST_SHARD").unwrap();
+    let commit_log_bytes = std::env::var("ANCHORHOLD_TEST_LOG").unwrap().parse().unwrap();
+    let options = SledOptions { trees_per_shard: trees_per_shard.into(), commit_log_bytes, ..SledOptions::default() };
+    let storage = try_open(&path, &options).unwrap();
     std::thread::scope(|scope| {
-        for number in 0..6_u16 {
+        for number in 0..WRITERS {
             let storage = &storage;
             scope.spawn(move || {
-                let shard = ShardId(u32::from(number / 2));
+                let shard = ShardId(u32::from(number / trees_per_shard));
                 let tree = block_on(storage.tree(shard, handle(number))).unwrap();
                 let found = sequence_in(&block_on(tree.load(b"a")).unwrap().unwrap());
                 for sequence in found.. {

@@ -1,9 +1,10 @@
 //! One database: sled and what is newer than sled (`memtable.rs`). Opening it, with the repairs that sled leaves to others, and the few calls that are made to it. Nothing
 //! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -56,6 +57,29 @@ pub(super) struct Database {
     rouser: Arc<Rouser>,
     newer: RwLock<Memtable>,
     unflushed: Mutex<Unflushed>,
+    settling: Mutex<Option<Settling>>,
+}
+
+/// A settling that was begun.
+struct Settling {
+    left: VecDeque<Unsettled>,
+    /// The file of the commit log that has what was applied since.
+    file: u64,
+}
+
+/// A tree that a settling has not come to the end of.
+struct Unsettled {
+    tree: Vec<u8>,
+    /// The last row that was written.
+    done: Option<Vec<u8>>,
+    /// The marks as they were at the beginning.
+    marks: Vec<(Mark, Anchored)>,
+}
+
+/// What a settling that ended has left to do.
+pub(super) struct Left {
+    /// The first file of the commit log with something that was applied since it was begun; `None` when nothing was.
+    pub(super) since: Option<u64>,
 }
 
 /// What was written since the last flush.
@@ -249,9 +273,6 @@ impl Database {
 
     /// Makes everything that was applied durable in sled. A write. `before_flush` may refuse one, which is a failure.
     ///
-    /// An error, or a crash, may leave a part of it: the commit log has it whole, and writing it again completes it. Meanwhile reads get
-    /// everything that is written from memory, so they see no part.
-    ///
     /// If they are to be `kept`, passing rows stay in memory, and whoever calls sees to it that they are durable elsewhere.
     pub(super) fn settle(
         &self,
@@ -259,39 +280,96 @@ impl Database {
         watchdog: &Watchdog,
         before_flush: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), Failure> {
+        self.begin_settling(0);
+        while self.settle_on(kept, watchdog, before_flush)?.is_none() {}
+        Ok(())
+    }
+
+    /// Gives up a settling that was begun. What it wrote is written once more by the next one.
+    pub(super) fn end_settling(&self) {
+        *self.settling() = None;
+    }
+
+    /// Whether a settling was begun and has not ended.
+    pub(super) fn is_settling(&self) -> bool {
+        self.settling().is_some()
+    }
+
+    /// Begins to make everything durable in sled that was applied until now, anew if that was begun before. `file` is the one of the commit
+    /// log that has what is applied from now on.
+    pub(super) fn begin_settling(&self, file: u64) {
+        let mut newer = self.newer.write().unwrap_or_else(PoisonError::into_inner);
+        newer.begin_settling();
+        let marks = |table: &Table| table.marks().collect();
+        let left = newer.trees().map(|(name, table)| Unsettled { tree: name.clone(), done: None, marks: marks(table) }).collect();
+        *self.settling() = Some(Settling { left, file });
+    }
+
+    /// Does a piece of what was [begun](Self::begin_settling), about as much as goes into one flush. Tells at the end what is left.
+    ///
+    /// An error, or a crash, may leave a part of it: the commit log has it whole, and writing it again completes it. Meanwhile reads get
+    /// everything that is written from memory, so they see no part. Commits may be applied between two pieces: a row may be written as it is
+    /// by then, but a mark is written as it was at the beginning, and after all rows. So what the commit log has beyond the mark, a crash has
+    /// applied anew.
+    pub(super) fn settle_on(
+        &self,
+        kept: bool,
+        watchdog: &Watchdog,
+        before_flush: &dyn Fn() -> io::Result<()>,
+    ) -> Result<Option<Left>, Failure> {
         let flush = || {
             before_flush()?;
             watchdog.flush(self, "flushing a database")
         };
-        let make_room = |bytes| if self.is_full(bytes) { flush() } else { Ok(()) };
-        {
-            // Only whoever has the lane's turn changes it, so nobody waits for this.
-            let newer = self.newer();
-            for (name, table) in newer.trees() {
-                if self.tree(name).is_none() {
-                    make_room(CREATION_BYTES)?;
-                    watchdog.call(Caller::Committer, WRITING, || self.create_tree(name))?;
+        let Some(mut settling) = self.settling().take() else { return Ok(Some(Left { since: None })) };
+        while let Some(unsettled) = settling.left.front_mut() {
+            let name = &unsettled.tree;
+            if self.tree(name).is_none() {
+                if self.is_full(CREATION_BYTES) {
+                    flush()?;
                 }
-                let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-                for (key, entry) in watchdog.call(Caller::Committer, WRITING, || changes(&tree, table, kept))? {
-                    let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
-                    make_room(bytes)?;
-                    watchdog.call(Caller::Committer, WRITING, || {
-                        guarded(|| match entry {
-                            Some(entry) => tree.insert(key, entry).map(drop),
-                            None => tree.remove(key).map(drop),
-                        })
-                    })?;
-                    let mut unflushed = self.unflushed();
-                    unflushed.bytes += bytes;
-                    unflushed.entries += 1;
+                watchdog.call(Caller::Committer, WRITING, || self.create_tree(name))?;
+            }
+            let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
+            let (changes, done) = watchdog.call(Caller::Committer, WRITING, || {
+                // Only whoever has the lane's turn changes it, so nobody waits for this.
+                let newer = self.newer();
+                newer
+                    .tree(name)
+                    .map_or_else(|| Ok((Vec::new(), None)), |table| changes(&tree, table, unsettled.done.as_ref(), kept))
+            })?;
+            // The marks last.
+            let marks = if done.is_none() { std::mem::take(&mut unsettled.marks) } else { Vec::new() };
+            let marks = marks.into_iter().map(|(mark, anchored)| (rows::mark_key(mark), Some(rows::mark_value(&anchored))));
+            for (key, entry) in changes.into_iter().chain(marks) {
+                let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
+                if self.is_full(bytes) {
+                    flush()?;
                 }
+                watchdog.call(Caller::Committer, WRITING, || {
+                    guarded(|| match entry {
+                        Some(entry) => tree.insert(key, entry).map(drop),
+                        None => tree.remove(key).map(drop),
+                    })
+                })?;
+                let mut unflushed = self.unflushed();
+                unflushed.bytes += bytes;
+                unflushed.entries += 1;
+            }
+            match done {
+                Some(_) => unsettled.done = done,
+                None => drop(settling.left.pop_front()),
+            }
+            if !settling.left.is_empty() && self.is_full(FLUSH_BYTES / 2) {
+                flush()?;
+                *self.settling() = Some(settling);
+                return Ok(None);
             }
         }
         flush()?;
         watchdog.call(Caller::Committer, "syncing a database", || self.sync())?;
-        self.newer.write().unwrap_or_else(PoisonError::into_inner).settled(kept);
-        Ok(())
+        let all = self.newer.write().unwrap_or_else(PoisonError::into_inner).settled(kept);
+        Ok(Some(Left { since: (!all).then_some(settling.file) }))
     }
 
     /// What a commit does to passing rows, of a commit that is in sled already.
@@ -322,6 +400,10 @@ impl Database {
     fn is_full(&self, bytes: usize) -> bool {
         let unflushed = self.unflushed();
         unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.entries >= FLUSH_ENTRIES)
+    }
+
+    fn settling(&self) -> std::sync::MutexGuard<'_, Option<Settling>> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Unflushed> {
@@ -420,7 +502,7 @@ fn open(dir: &Path, cache_bytes: u64) -> Result<Database, Failure> {
     let log = fs::OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
     let rouser = Arc::new(Rouser(Mutex::new(Some(db.clone()))));
     let (newer, unflushed) = (RwLock::default(), Mutex::default());
-    Ok(Database { trees: Mutex::new(trees), db, log, rouser, newer, unflushed })
+    Ok(Database { trees: Mutex::new(trees), db, log, rouser, newer, unflushed, settling: Mutex::default() })
 }
 
 fn config(dir: &Path, cache_bytes: u64) -> sled::Config {
@@ -468,10 +550,19 @@ fn set_aside(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The entries to put and to remove, the marks last.
-fn changes(tree: &sled::Tree, table: &Table, kept: bool) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Failure> {
-    let mut changes = Vec::new();
-    for (key, value) in table.rows(kept) {
+/// Entries to put and to remove.
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What to do to the entries of the rows behind one, as much as goes into one flush, and the last of these rows; `None` when there is no
+/// row behind them.
+fn changes(
+    tree: &sled::Tree,
+    table: &Table,
+    behind: Option<&Vec<u8>>,
+    kept: bool,
+) -> Result<(Changes, Option<Vec<u8>>), Failure> {
+    let (mut changes, mut bytes) = (Vec::new(), 0);
+    for (key, value) in table.rows(behind.map_or(Bound::Unbounded, Bound::Excluded), kept) {
         let old_parts = parts_of(tree, key)?;
         let entries = value.map_or_else(Vec::new, |value| rows::entries(key, value));
         // No parts of an older value may stay.
@@ -482,9 +573,12 @@ fn changes(tree: &sled::Tree, table: &Table, kept: bool) -> Result<Vec<(Vec<u8>,
             changes.push((rows::row_key(key), None));
         }
         changes.extend(entries.into_iter().map(|(key, entry)| (key, Some(entry))));
+        bytes += key.len() + value.map_or(REMOVAL_BYTES, |value| value.len() + ENTRY_BYTES);
+        if bytes >= FLUSH_BYTES / 2 || changes.len() >= FLUSH_ENTRIES / 2 {
+            return Ok((changes, Some(key.clone())));
+        }
     }
-    changes.extend(table.marks().map(|(mark, anchored)| (rows::mark_key(mark), Some(rows::mark_value(&anchored)))));
-    Ok(changes)
+    Ok((changes, None))
 }
 
 /// How many parts the value of a row has that is there; `None` when there is no row.

@@ -51,8 +51,12 @@ pub(super) enum Job {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// The database is to be given what the commit log is ahead, when nothing else waits.
+    follows: bool,
     /// In the pool's line or on a committer.
     scheduled: bool,
+    /// Perhaps in the line of those that are patient.
+    patient: bool,
 }
 
 enum Slot {
@@ -96,9 +100,22 @@ impl Lane {
         self.core.waiting.fetch_add(1, Ordering::Relaxed);
         let mut queue = locked(&self.queue);
         queue.jobs.push_back(job);
+        let scheduled = std::mem::replace(&mut queue.scheduled, true);
+        let patient = std::mem::take(&mut queue.patient);
+        drop(queue);
+        // Whoever has taken it out of that line meanwhile finds the job.
+        if !scheduled || patient && self.core.claim_patient(self) {
+            self.core.ready(self.clone());
+        }
+    }
+
+    /// Has the database given what the commit log is ahead, in pieces, when nothing else waits.
+    pub(super) fn follow(self: &Arc<Self>) {
+        let mut queue = locked(&self.queue);
+        queue.follows = true;
         if !std::mem::replace(&mut queue.scheduled, true) {
             drop(queue);
-            self.core.ready(self.clone());
+            self.wait_patiently();
         }
     }
 
@@ -180,10 +197,29 @@ impl Lane {
         self.settle_but(true);
     }
 
+    /// Does a piece of what [`follow`](Self::follow) asks for.
+    fn follow_on(&self) {
+        // Taken back before, not to miss who asks meanwhile.
+        locked(&self.queue).follows = false;
+        if !self.settled(self.settle(true, 1)) {
+            locked(&self.queue).follows = true;
+        }
+    }
+
     /// Passing rows stay in the commit log if they are to be `kept`.
     fn settle_but(&self, kept: bool) {
-        match self.settle(kept) {
-            Ok(()) => {}
+        // What was begun in pieces is begun anew.
+        if let Slot::Open(database) = &*locked(&self.slot) {
+            database.end_settling();
+        }
+        locked(&self.queue).follows = false;
+        self.settled(self.settle(kept, usize::MAX));
+    }
+
+    /// Whether a settling has come to its end, if only a bad one.
+    fn settled(&self, settled: Result<bool, Failure>) -> bool {
+        match settled {
+            Ok(all) => return all,
             // The commit log keeps it, for when the database is whole again.
             Err(failure @ Failure::Damaged(_)) => self.fail(self.unusable(&failure)),
             Err(failure) => {
@@ -191,34 +227,45 @@ impl Lane {
                 self.set_failed(error);
             }
         }
+        true
     }
 
-    fn settle(&self, kept: bool) -> Result<(), Failure> {
+    /// Does so many pieces; whether nothing is left to do.
+    fn settle(&self, kept: bool, pieces: usize) -> Result<bool, Failure> {
         let open = match &*locked(&self.slot) {
             Slot::Open(database) => Some(database.clone()),
             Slot::Closed | Slot::Failed(..) => None,
         };
         // In a poisoned vault nothing says what the database has; the commit log stays, and has it.
         if !self.core.log.is_ahead_of(self.log_place()) || self.core.watchdog.poisoned().is_some() {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(database) = open else { return Ok(()) };
-        self.core.options.faults.before_settling()?;
-        database.settle(kept, &self.core.watchdog, &|| self.core.options.faults.before_flush())?;
+        let Some(database) = open else { return Ok(true) };
         let log = &self.core.log;
-        match database.oldest_passing() {
+        if !database.is_settling() {
+            self.core.options.faults.before_settling()?;
+            database.begin_settling(log.number());
+        }
+        let before_flush = || self.core.options.faults.before_flush();
+        let piece = || database.settle_on(kept, &self.core.watchdog, &before_flush).transpose();
+        let Some(left) = (0..pieces).find_map(|_| piece()).transpose()? else { return Ok(false) };
+        let passing = match database.oldest_passing() {
+            Some(file) if !log.keeps(file) => {
+                let file = log.write_again(&self.core, self.target(), database.passing())?;
+                database.passing_moved(file);
+                Some(file)
+            }
+            file => file,
+        };
+        match [passing, left.since].into_iter().flatten().min() {
             None => {
                 log.note_settled(&self.core, self.target())?;
                 log.settled(self.log_place())?;
             }
-            Some(file) if log.keeps(file) => log.settled_since(self.log_place(), file)?,
-            Some(_) => {
-                let file = log.write_again(&self.core, self.target(), database.passing())?;
-                database.passing_moved(file);
-                log.settled_since(self.log_place(), file)?;
-            }
+            Some(file) => log.settled_since(self.log_place(), file)?,
         }
-        Ok(())
+        // A file that was full meanwhile can't go before what it has is in the database too.
+        Ok(left.since.is_none_or(|file| file >= log.number()))
     }
 
     /// Closes the database. Only in this lane's turn.
@@ -279,7 +326,7 @@ impl Lane {
                 let mut lanes: Vec<_> = open.values().cloned().collect();
                 // Each time is read once: they change meanwhile, and `sort` panics on an order that contradicts itself.
                 lanes.sort_by_cached_key(|lane| lane.used.load(Ordering::Relaxed));
-                lanes.into_iter().find(|lane| lane.try_claim())
+                lanes.into_iter().find(Self::try_claim)
             };
             // All are busy: for a moment one more is open than the host wants, which is better than to wait for their turns.
             let Some(victim) = victim else { return };
@@ -288,20 +335,50 @@ impl Lane {
         }
     }
 
-    /// Takes the turn if the lane is idle.
-    fn try_claim(&self) -> bool {
-        !std::mem::replace(&mut locked(&self.queue).scheduled, true)
+    /// Takes the turn if nobody waits for the lane.
+    fn try_claim(self: &Arc<Self>) -> bool {
+        let mut queue = locked(&self.queue);
+        if !std::mem::replace(&mut queue.scheduled, true) {
+            return true;
+        }
+        let patient = queue.jobs.is_empty() && std::mem::take(&mut queue.patient);
+        drop(queue);
+        patient && self.core.claim_patient(self)
     }
 
-    /// Gives the turn back, to the pool's line if jobs wait.
+    /// Gives the turn back, to the pool's line if there is more to do.
     fn end_turn(self: &Arc<Self>) {
         let mut queue = locked(&self.queue);
-        if queue.jobs.is_empty() {
-            queue.scheduled = false;
-        } else {
+        if !queue.jobs.is_empty() {
             drop(queue);
             self.core.ready(self.clone());
+        } else if queue.follows {
+            drop(queue);
+            self.wait_patiently();
+        } else {
+            queue.scheduled = false;
         }
+    }
+
+    /// Goes to the line of those that nobody waits for. In this lane's turn, which it gives back.
+    fn wait_patiently(self: &Arc<Self>) {
+        self.core.ready_patiently(self.clone());
+        // Said afterwards, so that whoever comes with a job and takes it out of that line finds it there. Until then, nobody looks.
+        let mut queue = locked(&self.queue);
+        queue.patient = true;
+        if queue.jobs.is_empty() {
+            return;
+        }
+        drop(queue);
+        if self.core.claim_patient(self) {
+            self.core.ready(self.clone());
+        }
+    }
+
+    /// Whether a piece of following is to be done in this turn: when there is nothing else to do, or the commit log gets long.
+    fn must_follow(&self, idle: bool) -> bool {
+        let follows = locked(&self.queue).follows;
+        follows && (idle || self.core.log.presses(self.log_place()))
     }
 
     /// The next job, with as many commits behind it as one turn may write together.
@@ -356,7 +433,11 @@ impl Held {
     /// Does what waits in the lane's line: a job of another kind to its end, commits up to where they are to be written.
     fn begin(self) -> Option<Staged> {
         let mut commits = Vec::new();
-        for job in self.0.take_jobs() {
+        let jobs = self.0.take_jobs();
+        if self.0.must_follow(jobs.is_empty()) {
+            self.0.follow_on();
+        }
+        for job in jobs {
             match job {
                 Job::Commit(job) => commits.push(job),
                 Job::Run(run) => run(&self.0),

@@ -1,13 +1,25 @@
 //! What a database has been told and sled has not: the commits since the last time that everything was made durable in it. The commit log
 //! has them as well. A row that is written again and again reaches sled once, and one that is removed soon after never.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::super::{Anchored, Commit, Mark, Row};
 
-/// By the names of trees.
 #[derive(Debug, Default)]
-pub(super) struct Memtable(BTreeMap<Vec<u8>, Table>);
+pub(super) struct Memtable {
+    /// By the names of trees.
+    tables: BTreeMap<Vec<u8>, Table>,
+    /// What was applied since sled began to be given the rest, while it is.
+    since: Option<BTreeMap<Vec<u8>, Since>>,
+}
+
+/// What was applied to one tree.
+#[derive(Debug, Default)]
+struct Since {
+    marks: BTreeSet<Mark>,
+    rows: BTreeSet<Vec<u8>>,
+}
 
 /// What is newer than in sled, of one tree.
 #[derive(Debug, Default)]
@@ -44,10 +56,16 @@ pub(super) enum Newer<'a> {
 impl Memtable {
     /// `file` is the one of the commit log that has the commit.
     pub(super) fn apply(&mut self, tree: &[u8], commit: Commit, file: u64) {
-        if !self.0.contains_key(tree) {
-            self.0.insert(tree.to_vec(), Table::default());
+        if let Some(since) = &mut self.since {
+            let since = since.entry(tree.to_vec()).or_default();
+            let rows = commit.puts.iter().chain(&commit.passing).map(|(key, _)| key).chain(&commit.removes);
+            since.rows.extend(rows.cloned());
+            since.marks.extend(commit.marks.iter().map(|step| step.mark));
         }
-        let Some(table) = self.0.get_mut(tree) else { return };
+        if !self.tables.contains_key(tree) {
+            self.tables.insert(tree.to_vec(), Table::default());
+        }
+        let Some(table) = self.tables.get_mut(tree) else { return };
         for key in commit.removes {
             if matches!(table.rows.get(&key), Some(Entry::Passing(..))) {
                 table.rows.remove(&key);
@@ -62,7 +80,7 @@ impl Memtable {
 
     /// What a commit does to passing rows, of which sled has none whatever its marks say.
     pub(super) fn apply_passing(&mut self, tree: &[u8], commit: &Commit, file: u64) {
-        if let Some(table) = self.0.get_mut(tree) {
+        if let Some(table) = self.tables.get_mut(tree) {
             for key in &commit.removes {
                 if matches!(table.rows.get(key), Some(Entry::Passing(..))) {
                     table.rows.remove(key);
@@ -75,16 +93,16 @@ impl Memtable {
     }
 
     pub(super) fn trees(&self) -> impl Iterator<Item = (&Vec<u8>, &Table)> {
-        self.0.iter()
+        self.tables.iter()
     }
 
     pub(super) fn tree(&self, name: &[u8]) -> Option<&Table> {
-        self.0.get(name)
+        self.tables.get(name)
     }
 
     /// The oldest file of the commit log with a row that is passing.
     pub(super) fn oldest_passing(&self) -> Option<u64> {
-        let entries = self.0.values().flat_map(|table| table.rows.values());
+        let entries = self.tables.values().flat_map(|table| table.rows.values());
         let files = entries.filter_map(|entry| match entry {
             Entry::Passing(_, file) => Some(*file),
             Entry::Put(_) | Entry::Removed => None,
@@ -94,20 +112,31 @@ impl Memtable {
 
     /// All rows that are passing have been written to this file.
     pub(super) fn passing_moved(&mut self, to: u64) {
-        for entry in self.0.values_mut().flat_map(|table| table.rows.values_mut()) {
+        for entry in self.tables.values_mut().flat_map(|table| table.rows.values_mut()) {
             if let Entry::Passing(_, file) = entry {
                 *file = to;
             }
         }
     }
 
-    /// Sled has everything but what is passing, and that as well if it is not to be `kept`.
-    pub(super) fn settled(&mut self, kept: bool) {
-        self.0.retain(|_, table| {
-            table.marks.clear();
-            table.rows.retain(|_, entry| kept && matches!(entry, Entry::Passing(..)));
-            !table.rows.is_empty()
+    /// Sled is going to be given everything that is here: what is applied from now on is told from it.
+    pub(super) fn begin_settling(&mut self) {
+        self.since = Some(BTreeMap::new());
+    }
+
+    /// Sled has everything that was here when it began but what is passing, and that as well if it is not to be `kept`. Answers whether
+    /// nothing was applied since.
+    pub(super) fn settled(&mut self, kept: bool) -> bool {
+        let since = self.since.take().unwrap_or_default();
+        self.tables.retain(|name, table| {
+            let since = since.get(name);
+            table.marks.retain(|mark, _| since.is_some_and(|since| since.marks.contains(mark)));
+            table.rows.retain(|key, entry| {
+                kept && matches!(entry, Entry::Passing(..)) || since.is_some_and(|since| since.rows.contains(key))
+            });
+            !table.rows.is_empty() || !table.marks.is_empty()
         });
+        since.is_empty()
     }
 }
 
@@ -128,10 +157,13 @@ impl Table {
         }
     }
 
-    /// Every row that was put or removed, but those that are passing if they are to be `kept`.
-    pub(super) fn rows(&self, kept: bool) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
+    /// Every row behind one that was put or removed, but those that are passing if they are to be `kept`.
+    pub(super) fn rows(&self, behind: Bound<&Vec<u8>>, kept: bool) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
         let wanted = move |entry: &Entry| !(kept && matches!(entry, Entry::Passing(..)));
-        self.rows.iter().filter(move |(_, entry)| wanted(entry)).map(|(key, entry)| (key, entry.value()))
+        self.rows
+            .range::<Vec<u8>, _>((behind, Bound::Unbounded))
+            .filter(move |(_, entry)| wanted(entry))
+            .map(|(key, entry)| (key, entry.value()))
     }
 
     /// The rows that are passing.

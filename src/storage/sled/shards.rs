@@ -239,7 +239,7 @@ fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation
 
 /// Whether a commit has to be applied: the database does not have a later one. Also when it is the last one that the database has,
 /// perhaps by half.
-fn is_behind(database: &Database, logged: &Logged) -> Result<bool, Failure> {
+pub(super) fn is_behind(database: &Database, logged: &Logged) -> Result<bool, Failure> {
     if !logged.create && !database.has_tree(&logged.tree) {
         // What is missing is more than this commit, and told by whoever looks for the tree.
         return Ok(false);
