@@ -27,6 +27,10 @@ pub(super) const SEGMENT_BYTES: usize = 512 * 1024;
 const FLUSH_BYTES: usize = 32 * 1024;
 const FLUSH_ENTRIES: usize = 256;
 
+/// What is taken from memory at a time. When there is no more room for so much, it is flushed and others have their turn.
+const STEP_BYTES: usize = FLUSH_BYTES / 8;
+const STEP_ENTRIES: usize = FLUSH_ENTRIES / 8;
+
 /// What an entry counts beside its own bytes.
 pub(super) const ENTRY_BYTES: usize = 64;
 
@@ -360,7 +364,7 @@ impl Database {
                 Some(_) => unsettled.done = done,
                 None => drop(settling.left.pop_front()),
             }
-            if !settling.left.is_empty() && self.is_full(FLUSH_BYTES / 2) {
+            if !settling.left.is_empty() && self.is_nearly_full() {
                 flush()?;
                 *self.settling() = Some(settling);
                 return Ok(None);
@@ -400,6 +404,11 @@ impl Database {
     fn is_full(&self, bytes: usize) -> bool {
         let unflushed = self.unflushed();
         unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.entries >= FLUSH_ENTRIES)
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        let unflushed = self.unflushed();
+        unflushed.bytes + STEP_BYTES > FLUSH_BYTES || unflushed.entries + STEP_ENTRIES > FLUSH_ENTRIES
     }
 
     fn settling(&self) -> std::sync::MutexGuard<'_, Option<Settling>> {
@@ -553,7 +562,7 @@ fn set_aside(dir: &Path) -> io::Result<()> {
 /// Entries to put and to remove.
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// What to do to the entries of the rows behind one, as much as goes into one flush, and the last of these rows; `None` when there is no
+/// What to do to the entries of the rows behind one, a part of what goes into one flush, and the last of these rows; `None` when there is no
 /// row behind them.
 fn changes(
     tree: &sled::Tree,
@@ -574,7 +583,7 @@ fn changes(
         }
         changes.extend(entries.into_iter().map(|(key, entry)| (key, Some(entry))));
         bytes += key.len() + value.map_or(REMOVAL_BYTES, |value| value.len() + ENTRY_BYTES);
-        if bytes >= FLUSH_BYTES / 2 || changes.len() >= FLUSH_ENTRIES / 2 {
+        if bytes >= STEP_BYTES || changes.len() >= STEP_ENTRIES {
             return Ok((changes, Some(key.clone())));
         }
     }

@@ -187,7 +187,7 @@ fn creating_accounts_stays_flat() {
     let storage = bench.open();
     println!("closing {closed:?}, opening with 2,000 accounts {:?}", begun.elapsed());
     let begun = Instant::now();
-    block_on(storage.tree(ShardId(3), handle(3 * 128))).unwrap();
+    block_on(storage.tree(ShardId(3), handle(3 * TREES_PER_SHARD as u16))).unwrap();
     println!("first tree of a closed shard {:?}", begun.elapsed());
 }
 
