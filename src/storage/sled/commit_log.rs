@@ -62,6 +62,8 @@ struct Ahead {
     lane: Arc<Lane>,
     /// The first file with something that the database may not have.
     since: u64,
+    /// The same without rows that are passing, which it is not to get; `None` when there is nothing else.
+    lacks: Option<u64>,
     /// The database can't be used any more, so that it will not get it before the vault is opened again.
     stuck: bool,
 }
@@ -127,7 +129,7 @@ impl CommitLog {
             let since = old + 1;
             self.make_file(core, &mut state, left.values().flatten()).map_err(restarting)?;
             for place in left.into_keys() {
-                state.ahead_of.insert(place, Ahead { lane: lane(place), since, stuck: true });
+                state.ahead_of.insert(place, Ahead { lane: lane(place), since, lacks: None, stuck: true });
             }
         }
         drop(state);
@@ -147,7 +149,8 @@ impl CommitLog {
         }
         let number = state.number;
         for lane in lanes {
-            state.ahead_of.entry(lane.log_place()).or_insert_with(|| Ahead { lane: lane.clone(), since: number, stuck: false });
+            let new = || Ahead { lane: lane.clone(), since: number, lacks: None, stuck: false };
+            state.ahead_of.entry(lane.log_place()).or_insert_with(new).lacks.get_or_insert(number);
         }
         let file = state.file.clone().ok_or_else(|| io::Error::other("there is no file"))?;
         Ok(Page { file, number })
@@ -184,12 +187,10 @@ impl CommitLog {
         locked(&self.state).ahead_of.get(&place).is_some_and(|ahead| !ahead.stuck)
     }
 
-    /// Whether the database is to be given what it lacks although commits wait for it: it lacks something of a file before the last two, or
-    /// somebody waits for a file of it to go.
+    /// Whether the database is to be given what it lacks although commits wait: see [`State::presses`].
     pub(super) fn presses(&self, place: Place) -> bool {
         let state = locked(&self.state);
-        let Some(ahead) = state.ahead_of.get(&place).filter(|ahead| !ahead.stuck) else { return false };
-        ahead.since + 1 < state.number || state.waiting.iter().any(|(number, _)| ahead.since <= *number)
+        state.ahead_of.get(&place).is_some_and(|ahead| !ahead.stuck && state.presses(ahead))
     }
 
     /// The number of the file that is written.
@@ -217,11 +218,12 @@ impl CommitLog {
         self.append(core, &page, &bytes, false)
     }
 
-    /// The database has everything of it but what is in this file and later ones.
-    pub(super) fn settled_since(&self, place: Place, file: u64) -> io::Result<()> {
+    /// The database has everything of it but what is in these files and later ones: of one passing rows, of the other anything else.
+    pub(super) fn settled_since(&self, place: Place, passing: Option<u64>, lacks: Option<u64>) -> io::Result<()> {
         let mut state = locked(&self.state);
         if let Some(ahead) = state.ahead_of.get_mut(&place) {
-            ahead.since = file;
+            ahead.since = [passing, lacks].into_iter().flatten().min().unwrap_or(ahead.since);
+            ahead.lacks = lacks;
         }
         let ended = self.remove_old(state)?;
         ended.into_iter().for_each(|ticket| ticket.answer(Ok(())));
@@ -327,12 +329,9 @@ impl CommitLog {
         }
         self.make_file(core, state, carried.iter())?;
         let number = state.number;
-        for ahead in state.ahead_of.values_mut() {
-            if ahead.stuck {
-                ahead.since = number;
-            } else {
-                ahead.lane.follow();
-            }
+        state.ahead_of.values_mut().filter(|ahead| ahead.stuck).for_each(|ahead| ahead.since = number);
+        for ahead in state.ahead_of.values().filter(|ahead| !ahead.stuck) {
+            ahead.lane.follow(state.presses(ahead));
         }
         Ok(())
     }
@@ -379,6 +378,12 @@ impl CommitLog {
 }
 
 impl State {
+    /// Whether a database is to be given what it lacks although commits wait: that is of a file before the last two, or somebody waits for a
+    /// file of it to go.
+    fn presses(&self, ahead: &Ahead) -> bool {
+        ahead.lacks.is_some_and(|lacks| lacks + 1 < self.number) || self.waiting.iter().any(|(number, _)| ahead.since <= *number)
+    }
+
     /// Adds what a frame says to what was left.
     fn leave(&mut self, frame: Frame) {
         match frame {

@@ -109,12 +109,21 @@ impl Lane {
         }
     }
 
-    /// Has the database given what the commit log is ahead, in pieces, when nothing else waits.
-    pub(super) fn follow(self: &Arc<Self>) {
+    /// Has the database given what the commit log is ahead, in pieces: in turn with all that waits if it `presses`, else when nothing else
+    /// waits.
+    pub(super) fn follow(self: &Arc<Self>, presses: bool) {
         let mut queue = locked(&self.queue);
         queue.follows = true;
-        if !std::mem::replace(&mut queue.scheduled, true) {
-            drop(queue);
+        let scheduled = std::mem::replace(&mut queue.scheduled, true);
+        let patient = presses && std::mem::take(&mut queue.patient);
+        drop(queue);
+        if scheduled {
+            if patient && self.core.claim_patient(self) {
+                self.core.ready(self.clone());
+            }
+        } else if presses {
+            self.core.ready(self.clone());
+        } else {
             self.wait_patiently();
         }
     }
@@ -257,12 +266,11 @@ impl Lane {
             }
             file => file,
         };
-        match [passing, left.since].into_iter().flatten().min() {
-            None => {
-                log.note_settled(&self.core, self.target())?;
-                log.settled(self.log_place())?;
-            }
-            Some(file) => log.settled_since(self.log_place(), file)?,
+        if passing.or(left.since).is_none() {
+            log.note_settled(&self.core, self.target())?;
+            log.settled(self.log_place())?;
+        } else {
+            log.settled_since(self.log_place(), passing, left.since)?;
         }
         // A file that was full meanwhile can't go before what it has is in the database too.
         Ok(left.since.is_none_or(|file| file >= log.number()))
@@ -354,7 +362,11 @@ impl Lane {
             self.core.ready(self.clone());
         } else if queue.follows {
             drop(queue);
-            self.wait_patiently();
+            if self.core.log.presses(self.log_place()) {
+                self.core.ready(self.clone());
+            } else {
+                self.wait_patiently();
+            }
         } else {
             queue.scheduled = false;
         }
