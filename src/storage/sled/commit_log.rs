@@ -68,6 +68,18 @@ struct Ahead {
     stuck: bool,
 }
 
+/// How much it presses that a database is given what it lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// There is time until nothing else waits.
+    None,
+    /// It lacks something of a file before the last two, or somebody waits for a file of it to go: it has its turn with the others.
+    Some,
+    /// It lacks something of a file before the last four: its commits wait until it has that, so that the log and what is in memory of it don't
+    /// grow.
+    Much,
+}
+
 /// A place in the log, for one write of some lanes.
 pub(super) struct Page {
     file: Arc<File>,
@@ -187,10 +199,10 @@ impl CommitLog {
         locked(&self.state).ahead_of.get(&place).is_some_and(|ahead| !ahead.stuck)
     }
 
-    /// Whether the database is to be given what it lacks although commits wait: see [`State::presses`].
-    pub(super) fn presses(&self, place: Place) -> bool {
+    /// How much it presses that the database is given what it lacks.
+    pub(super) fn pressure(&self, place: Place) -> Pressure {
         let state = locked(&self.state);
-        state.ahead_of.get(&place).is_some_and(|ahead| !ahead.stuck && state.presses(ahead))
+        state.ahead_of.get(&place).filter(|ahead| !ahead.stuck).map_or(Pressure::None, |ahead| state.pressure(ahead))
     }
 
     /// The number of the file that is written.
@@ -331,7 +343,7 @@ impl CommitLog {
         let number = state.number;
         state.ahead_of.values_mut().filter(|ahead| ahead.stuck).for_each(|ahead| ahead.since = number);
         for ahead in state.ahead_of.values().filter(|ahead| !ahead.stuck) {
-            ahead.lane.follow(state.presses(ahead));
+            ahead.lane.follow(state.pressure(ahead));
         }
         Ok(())
     }
@@ -378,10 +390,15 @@ impl CommitLog {
 }
 
 impl State {
-    /// Whether a database is to be given what it lacks although commits wait: that is of a file before the last two, or somebody waits for a
-    /// file of it to go.
-    fn presses(&self, ahead: &Ahead) -> bool {
-        ahead.lacks.is_some_and(|lacks| lacks + 1 < self.number) || self.waiting.iter().any(|(number, _)| ahead.since <= *number)
+    fn pressure(&self, ahead: &Ahead) -> Pressure {
+        let behind = ahead.lacks.map_or(0, |lacks| self.number.saturating_sub(lacks));
+        let waited_for = self.waiting.iter().any(|(number, _)| ahead.since <= *number);
+        match behind {
+            4.. => Pressure::Much,
+            2.. => Pressure::Some,
+            _ if waited_for => Pressure::Some,
+            _ => Pressure::None,
+        }
     }
 
     /// Adds what a frame says to what was left.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::{Location, StorageError};
+use super::commit_log::Pressure;
 use super::committer::Turn;
 use super::core::{Core, failed, locked};
 use super::database::{Database, Failure};
@@ -27,6 +28,9 @@ const SHARED_BYTES: usize = 1024 * 1024;
 /// waiting behind seconds of others' work.
 const MAX_WAITING: usize = 4096;
 const MAX_WAITING_IN_VAULT: usize = 32 * 1024;
+
+/// How many pieces a database is given in a turn while others wait.
+const PRESSING_PIECES: usize = 4;
 
 /// The name of the directory's only tree.
 pub(super) const DIRECTORY_TREE: &[u8] = b"directory";
@@ -109,9 +113,10 @@ impl Lane {
         }
     }
 
-    /// Has the database given what the commit log is ahead, in pieces: in turn with all that waits if it `presses`, else when nothing else
+    /// Has the database given what the commit log is ahead, in pieces: in turn with all that waits if that presses, else when nothing else
     /// waits.
-    pub(super) fn follow(self: &Arc<Self>, presses: bool) {
+    pub(super) fn follow(self: &Arc<Self>, pressure: Pressure) {
+        let presses = pressure != Pressure::None;
         let mut queue = locked(&self.queue);
         queue.follows = true;
         let scheduled = std::mem::replace(&mut queue.scheduled, true);
@@ -206,11 +211,20 @@ impl Lane {
         self.settle_but(true);
     }
 
-    /// Does a piece of what [`follow`](Self::follow) asks for.
-    fn follow_on(&self) {
+    /// Does some pieces of what [`follow`](Self::follow) asks for, if there is nothing else to do or it presses.
+    fn follow_on(&self, idle: bool) {
+        if !locked(&self.queue).follows {
+            return;
+        }
+        let pieces = match self.core.log.pressure(self.log_place()) {
+            Pressure::None if idle => 1,
+            Pressure::None => return,
+            Pressure::Some => PRESSING_PIECES,
+            Pressure::Much => usize::MAX,
+        };
         // Taken back before, not to miss who asks meanwhile.
         locked(&self.queue).follows = false;
-        if !self.settled(self.settle(true, 1)) {
+        if !self.settled(self.settle(true, pieces)) {
             locked(&self.queue).follows = true;
         }
     }
@@ -362,7 +376,7 @@ impl Lane {
             self.core.ready(self.clone());
         } else if queue.follows {
             drop(queue);
-            if self.core.log.presses(self.log_place()) {
+            if self.core.log.pressure(self.log_place()) != Pressure::None {
                 self.core.ready(self.clone());
             } else {
                 self.wait_patiently();
@@ -385,12 +399,6 @@ impl Lane {
         if self.core.claim_patient(self) {
             self.core.ready(self.clone());
         }
-    }
-
-    /// Whether a piece of following is to be done in this turn: when there is nothing else to do, or the commit log gets long.
-    fn must_follow(&self, idle: bool) -> bool {
-        let follows = locked(&self.queue).follows;
-        follows && (idle || self.core.log.presses(self.log_place()))
     }
 
     /// The next job, with as many commits behind it as one turn may write together.
@@ -446,9 +454,7 @@ impl Held {
     fn begin(self) -> Option<Staged> {
         let mut commits = Vec::new();
         let jobs = self.0.take_jobs();
-        if self.0.must_follow(jobs.is_empty()) {
-            self.0.follow_on();
-        }
+        self.0.follow_on(jobs.is_empty());
         for job in jobs {
             match job {
                 Job::Commit(job) => commits.push(job),
