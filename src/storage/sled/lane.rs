@@ -376,10 +376,9 @@ impl Lane {
             self.core.ready(self.clone());
         } else if queue.follows {
             drop(queue);
-            if self.core.log.pressure(self.log_place()) != Pressure::None {
-                self.core.ready(self.clone());
-            } else {
-                self.wait_patiently();
+            match self.core.log.pressure(self.log_place()) {
+                Pressure::None => self.wait_patiently(),
+                Pressure::Some | Pressure::Much => self.core.ready(self.clone()),
             }
         } else {
             queue.scheduled = false;
