@@ -50,8 +50,8 @@ pub(crate) const MAX_TREES_PER_SHARD: usize = 128;
 /// of 6 KiB for an account, 96 trees save 0.3 of what 128 take, and fewer would save little more.
 pub(crate) const TREES_PER_SHARD: usize = 96;
 
-/// How long a file of the commit log gets. What a crash leaves is about three times as much at most, and is read and applied within a second or
-/// two; and so much may be in memory because the databases have not got it yet.
+/// How long a file of the commit log gets. What a crash leaves is about five times as much at most, and is read and applied within some
+/// seconds; and so much may be in memory because the databases have not got it yet.
 pub(crate) const COMMIT_LOG_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How a vault's files are kept.
