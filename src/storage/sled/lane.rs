@@ -377,7 +377,14 @@ impl Lane {
         } else if queue.follows {
             drop(queue);
             match self.core.log.pressure(self.log_place()) {
-                Pressure::None => self.wait_patiently(),
+                Pressure::None => {
+                    self.wait_patiently();
+                    // It may have begun to press before this lane could be found in that line.
+                    match self.core.log.pressure(self.log_place()) {
+                        Pressure::None => {}
+                        pressure => self.follow(pressure),
+                    }
+                }
                 Pressure::Some | Pressure::Much => self.core.ready(self.clone()),
             }
         } else {
@@ -388,7 +395,7 @@ impl Lane {
     /// Goes to the line of those that nobody waits for. In this lane's turn, which it gives back.
     fn wait_patiently(self: &Arc<Self>) {
         self.core.ready_patiently(self.clone());
-        // Said afterwards, so that whoever comes with a job and takes it out of that line finds it there. Until then, nobody looks.
+        // Said afterwards, so that whoever comes with a job and looks for the lane in that line finds it. Who came before did not look.
         let mut queue = locked(&self.queue);
         queue.patient = true;
         if queue.jobs.is_empty() {
