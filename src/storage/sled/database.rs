@@ -1,6 +1,7 @@
 //! One database: sled and what is newer than sled (`memtable.rs`). Opening it, with the repairs that sled leaves to others, and the few calls that are made to it. Nothing
 //! here waits for another thread's turn or knows of vaults; who may call what is decided in `lane.rs`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
@@ -321,7 +322,10 @@ impl Database {
         watchdog: &Watchdog,
         before_flush: &dyn Fn() -> io::Result<()>,
     ) -> Result<Option<Left>, Failure> {
+        // Large rows fill one between two looks at how full it is.
+        let flushed = Cell::new(false);
         let flush = || {
+            flushed.set(true);
             before_flush()?;
             watchdog.flush(self, "flushing a database")
         };
@@ -364,7 +368,7 @@ impl Database {
                 Some(_) => unsettled.done = done,
                 None => drop(settling.left.pop_front()),
             }
-            if !settling.left.is_empty() && self.is_nearly_full() {
+            if !settling.left.is_empty() && (flushed.get() || self.is_nearly_full()) {
                 flush()?;
                 *self.settling() = Some(settling);
                 return Ok(None);
