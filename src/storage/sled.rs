@@ -61,13 +61,14 @@ pub(crate) use place::SledPlace;
 /// What a host can set of the engine.
 #[derive(Clone, Debug)]
 pub(crate) struct SledOptions {
-    /// How many shards are open at once, about 1 MiB of memory and two file descriptors each.
+    /// How many shards are open at once, two file descriptors each and memory for the cache.
     pub(crate) max_open_shards: usize,
     /// After how long a call to sled or to the disk counts as a hang.
     pub(crate) stall_timeout: Duration,
     /// How far the anchors may be behind the databases.
     pub(crate) anchor_interval: Duration,
-    /// How much of a shard, and how much of the directory, sled may keep in memory.
+    /// How much of a shard, and how much of the directory, sled may keep in memory, counted as it lies on disk: some three times as much of
+    /// memory (`docs/operations.md`).
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
     /// How many account trees go into one shard: [`TREES_PER_SHARD`], less in tests that want several shards.
@@ -83,7 +84,7 @@ impl Default for SledOptions {
             max_open_shards: 64,
             stall_timeout: Duration::from_secs(10),
             anchor_interval: Duration::from_millis(100),
-            shard_cache_bytes: 8 << 20,
+            shard_cache_bytes: 2 << 20,
             directory_cache_bytes: 128 << 20,
             commit_log_bytes: COMMIT_LOG_BYTES,
             trees_per_shard: TREES_PER_SHARD,
