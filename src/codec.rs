@@ -88,6 +88,11 @@ impl Small {
         Self { bytes, len: 1 }
     }
 
+    /// A part of a value, without the version.
+    pub(crate) fn part() -> Self {
+        Self { bytes: [0; Self::MAX], len: 0 }
+    }
+
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {
         let (bytes, len) = number_bytes(number);

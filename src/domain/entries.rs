@@ -126,6 +126,11 @@ impl<'a> Slice<'a> {
         self.count == 0
     }
 
+    /// How many bytes they take here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.len()
+    }
+
     /// How many notes they stand for.
     pub(crate) fn notes(&self) -> u64 {
         self.iter().map(|(_, notes)| notes).sum()

@@ -17,7 +17,7 @@ use super::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, Handle
 use super::entries::Entries;
 use super::grants::{Permission, Permissions};
 use super::head::Digest;
-use super::journal::{self, JournalRow, Noted, Unkept};
+use super::journal::{self, JournalRow};
 use super::oauth::client::OAuthClient;
 use super::oauth::profile::{FailureClass, RefreshProfile, RefreshRate};
 use super::oauth::refresh::{Intent, ReauthReason, RefreshFailure, RefreshState, Renewal, Which};
@@ -91,9 +91,9 @@ fn documented_row_of_the_journal_is_read_and_written() {
     let first = AuditActor::ApiKey(ApiKeyId::from_bytes(std::array::from_fn(|at| 0x10 + at as u8)));
     assert!(one.entries[0].actor == first && two.entries[1].actor == first && two.entries[0].actor != first);
 
-    let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
-    let rows = journal::rows(row.accounts.iter().map(unkept));
-    assert_eq!(rows.iter().map(|row| row.plain.as_slice()).collect::<Vec<_>>(), [&plain[..]]);
+    let mut rows = journal::Rows::default();
+    row.accounts.iter().for_each(|noted| rows.add(noted.handle, noted.first, Entries::of(&noted.entries).all()));
+    assert_eq!(rows.finish().iter().map(|row| row.plain.as_slice()).collect::<Vec<_>>(), [&plain[..]]);
 }
 
 #[test]

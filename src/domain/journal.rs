@@ -6,7 +6,7 @@
 
 use crate::codec::{self, CodecError};
 use crate::domain::audit::{AuditAction, NewEntry};
-use crate::domain::entries::{Entries, Slice};
+use crate::domain::entries::Slice;
 use crate::domain::packed::{Packer, Unpacker};
 use crate::ids::AccountHandle;
 
@@ -74,22 +74,6 @@ pub(crate) fn notes(entry: &NewEntry) -> u64 {
     }
 }
 
-/// Consecutive notes of one account that the journal does not have yet.
-#[derive(Clone, Debug)]
-pub(crate) struct Unkept {
-    pub(crate) handle: AccountHandle,
-    /// The number of the first one.
-    pub(crate) first: u64,
-    pub(crate) entries: Entries,
-}
-
-impl Unkept {
-    /// The number of the note that comes next.
-    pub(crate) fn next(&self) -> u64 {
-        self.first + self.entries.all().notes()
-    }
-}
-
 /// An encoded [`JournalRow`], and the accounts in it, each with the number of its next note.
 #[derive(Debug)]
 pub(crate) struct EncodedRow {
@@ -108,6 +92,9 @@ struct Row {
 impl Row {
     /// Adds as many of the entries as there is room for; answers how many. A row without any takes one, whatever its size.
     fn add(&mut self, handle: AccountHandle, first: u64, entries: Slice<'_>) -> usize {
+        if self.accounts.is_empty() {
+            self.parts.reserve(ROW_BYTES);
+        }
         let room = ROW_BYTES.saturating_sub(self.parts.len() + MORE_BYTES);
         let (mut count, mut next) = (0, first);
         for (entry, notes) in entries.iter() {
@@ -126,7 +113,7 @@ impl Row {
             self.parts.extend_from_slice(handle.as_bytes());
             codec::put_number(first, &mut self.parts);
             codec::put_number(count as u64, &mut self.parts);
-            self.parts.extend(self.packer.take());
+            self.packer.move_to(&mut self.parts);
             self.accounts.push((handle, next));
         }
         count
@@ -141,25 +128,32 @@ impl Row {
 }
 
 /// Puts notes into rows, in order.
-pub(crate) fn rows(noted: impl IntoIterator<Item = Unkept>) -> Vec<EncodedRow> {
-    let mut rows = Vec::new();
-    let mut row = Row::default();
-    for noted in noted {
-        let (mut rest, mut first) = (noted.entries.all(), noted.first);
+#[derive(Default)]
+pub(crate) struct Rows {
+    full: Vec<EncodedRow>,
+    row: Row,
+}
+
+impl Rows {
+    /// Adds consecutive notes of one account, the first of which has this number.
+    pub(crate) fn add(&mut self, handle: AccountHandle, mut first: u64, entries: Slice<'_>) {
+        let mut rest = entries;
         while !rest.is_empty() {
-            let count = row.add(noted.handle, first, rest);
-            let (here, others) = rest.split_at(count);
+            let (here, others) = rest.split_at(self.row.add(handle, first, rest));
             first += here.notes();
             rest = others;
             if !rest.is_empty() {
-                rows.push(std::mem::take(&mut row).finish());
+                self.full.push(std::mem::take(&mut self.row).finish());
             }
         }
     }
-    if !row.accounts.is_empty() {
-        rows.push(row.finish());
+
+    pub(crate) fn finish(mut self) -> Vec<EncodedRow> {
+        if !self.row.accounts.is_empty() {
+            self.full.push(self.row.finish());
+        }
+        self.full
     }
-    rows
 }
 
 #[cfg(test)]
@@ -170,6 +164,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::domain::audit::AuditActor;
     use crate::domain::denial::DenialReason;
+    use crate::domain::entries::Entries;
 
     fn entry(kind: u8, length: usize) -> NewEntry {
         let action = match kind {
@@ -193,8 +188,9 @@ mod tests {
                     entries: entries.iter().map(|(kind, length)| entry(*kind, *length)).collect(),
                 })
                 .collect();
-            let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
-            let rows = rows(given.iter().map(unkept));
+            let mut rows = Rows::default();
+            given.iter().for_each(|noted| rows.add(noted.handle, noted.first, Entries::of(&noted.entries).all()));
+            let rows = rows.finish();
             let mut found: Vec<Noted> = Vec::new();
             for row in &rows {
                 prop_assert!(row.plain.len() <= ROW_BYTES + MORE_BYTES);

@@ -42,6 +42,16 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
+    /// With room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// The bytes.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Adds an entry, as [`codec::encode`] encodes it.
     pub(crate) fn push(&mut self, encoded: &[u8]) {
         match Common::of(encoded) {
@@ -58,25 +68,22 @@ impl Packer {
     fn push_common(&mut self, entry: &Common) {
         let Common { at, key, what } = *entry;
         let kind = if matches!(what, What::Minted { .. }) { MINTED } else { REVEALED };
-        codec::put_number(kind, &mut self.bytes);
-        codec::put_number(signed(at.wrapping_sub(self.context.at)), &mut self.bytes);
-        self.context.at = at;
         let keys = &mut self.context.keys;
         let place = keys.iter().position(|known| *known == key);
-        codec::put_number(place.unwrap_or(keys.len()) as u64, &mut self.bytes);
+        let mut packed = codec::Small::part();
+        packed.number(kind).number(signed(at.wrapping_sub(self.context.at))).number(place.unwrap_or(keys.len()) as u64);
+        self.context.at = at;
         if place.is_none() {
-            self.bytes.extend_from_slice(key.as_bytes());
+            packed.bytes(key.as_bytes());
             if keys.len() < MAX_KEYS {
                 keys.push(key);
             }
         }
         match what {
-            What::Minted { session, expires } => {
-                self.bytes.extend_from_slice(session.as_bytes());
-                codec::put_number(signed(expires.wrapping_sub(at)), &mut self.bytes);
-            }
-            What::Revealed { connection } => self.bytes.extend_from_slice(connection.as_bytes()),
-        }
+            What::Minted { session, expires } => packed.bytes(session.as_bytes()).number(signed(expires.wrapping_sub(at))),
+            What::Revealed { connection } => packed.bytes(connection.as_bytes()),
+        };
+        self.bytes.extend_from_slice(packed.finished());
     }
 
     /// How many bytes there are.
@@ -84,9 +91,9 @@ impl Packer {
         self.bytes.len()
     }
 
-    /// The bytes since they were last taken; the context stays.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
+    /// Moves the bytes to the end of others; the context stays.
+    pub(crate) fn move_to(&mut self, others: &mut Vec<u8>) {
+        others.append(&mut self.bytes);
     }
 }
 
@@ -240,7 +247,7 @@ mod tests {
     fn packed(entries: &[NewEntry]) -> Vec<u8> {
         let mut packer = Packer::default();
         entries.iter().for_each(|entry| packer.push(&codec::encode(entry).unwrap()));
-        packer.take()
+        packer.finish()
     }
 
     proptest! {

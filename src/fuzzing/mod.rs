@@ -22,7 +22,7 @@ use crate::domain::base64url;
 use crate::domain::credential::{Credential, Revealed};
 use crate::domain::entries::Entries;
 use crate::domain::inject;
-use crate::domain::journal::{self, JournalRow, Noted, Unkept};
+use crate::domain::journal::{self, JournalRow};
 use crate::domain::provider::ProviderSettings;
 use crate::domain::session_token::{self, Room, SessionClaims, TokenParts};
 use crate::ids::{AccountHandle, Environment, ProviderName, VaultId};
@@ -136,8 +136,9 @@ pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn journal_row(bytes: &[u8]) -> Option<Vec<u8>> {
     let row = JournalRow::decode(bytes).ok()?;
-    let unkept = |noted: &Noted| Unkept { handle: noted.handle, first: noted.first, entries: Entries::of(&noted.entries) };
-    let mut rows = journal::rows(row.accounts.iter().map(unkept));
+    let mut rows = journal::Rows::default();
+    row.accounts.iter().for_each(|noted| rows.add(noted.handle, noted.first, Entries::of(&noted.entries).all()));
+    let mut rows = rows.finish();
     if rows.len() == 1 { rows.pop().map(|row| row.plain) } else { None }
 }
 

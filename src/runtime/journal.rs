@@ -8,7 +8,7 @@
 //! Notes are numbered (`domain/journal.rs`), so a note that both the journal and the audit have counts once, whenever the vault
 //! stopped between the two.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,13 +17,15 @@ use futures_util::StreamExt as _;
 
 use crate::domain::directory::{JOURNAL_BUCKET, RowName};
 use crate::domain::error::Error;
-use crate::domain::journal::{self, JournalRow, Noted, Unkept};
+use crate::domain::journal::{EncodedRow, JournalRow, Noted, Rows};
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::account::Account;
 use crate::runtime::actor::Operation;
 use crate::runtime::caller::{Admitted, Needs};
 use crate::runtime::core::{AUDIT_DELAY, Core};
 use crate::runtime::desk::Desk;
+use crate::runtime::handles::HandleMap;
+use crate::runtime::pending::Handed;
 
 /// How long a note may stand in the journal alone.
 const MERGE_AFTER: Duration = Duration::from_secs(30);
@@ -53,9 +55,9 @@ struct Index {
     next: u64,
     rows: BTreeMap<u64, Written>,
     bytes: usize,
-    accounts: HashMap<AccountHandle, Waiting>,
+    accounts: HandleMap<Waiting>,
     /// What was read when the vault was opened, for accounts that were not resident since.
-    recovered: HashMap<AccountHandle, Vec<Noted>>,
+    recovered: HandleMap<Vec<Noted>>,
     /// Whether the next merge begins with the last shard.
     backwards: bool,
 }
@@ -179,10 +181,11 @@ impl Core {
         Ok(kept)
     }
 
-    /// Makes notes durable.
-    pub(crate) async fn write_journal(&self, noted: Vec<(ShardId, Unkept)>) -> Result<(), Error> {
-        let shards: HashMap<_, _> = noted.iter().map(|(shard, noted)| (noted.handle, *shard)).collect();
-        for row in journal::rows(noted.into_iter().map(|(_, noted)| noted)) {
+    /// Makes rows durable, with notes of these accounts in this order.
+    async fn write_journal(&self, rows: Vec<EncodedRow>, desks: &[Arc<Desk>]) -> Result<(), Error> {
+        let mut places = desks.iter();
+        let mut place = places.next();
+        for row in rows {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
             let number = self.journal.index().next;
@@ -190,8 +193,10 @@ impl Core {
             change.commit().await?;
             let written = Written { at: self.uptime_millis(), bytes: row.plain.len() };
             let accounts = row.accounts.iter().map(|(handle, next)| {
-                let shard = shards.get(handle).copied().unwrap_or(ShardId(0));
-                (*handle, shard, *next)
+                while place.is_some_and(|desk| desk.handle != *handle) {
+                    place = places.next();
+                }
+                (*handle, place.map_or(ShardId(0), |desk| desk.shard), *next)
             });
             self.journal.index().add(number, written, accounts);
         }
@@ -322,27 +327,23 @@ impl Core {
 
     /// Has the journal take what these accounts noted and it does not have yet. After an error they are on the list again.
     pub(crate) async fn keep_notes(self: &Arc<Self>, all: Vec<Arc<Desk>>) -> Result<(), Error> {
-        let mut unkept = Vec::with_capacity(all.len());
-        let mut nexts = Vec::with_capacity(all.len());
-        for desk in &all {
-            let noted = desk.pending().hand_to_journal(desk.handle);
-            nexts.push(noted.as_ref().map(Unkept::next));
-            unkept.extend(noted.map(|noted| (desk.shard, noted)));
-        }
-        let written = self.write_journal(unkept).await;
-        for (desk, next) in all.iter().zip(nexts) {
-            match (&written, next) {
+        let mut rows = Rows::default();
+        let hand = |desk: &Arc<Desk>| desk.pending().hand_to_journal(|first, entries| rows.add(desk.handle, first, entries));
+        let handed: Vec<Option<Handed>> = all.iter().map(hand).collect();
+        let written = self.write_journal(rows.finish(), &all).await;
+        for (desk, handed) in all.iter().zip(handed) {
+            match (&written, handed) {
                 (Err(_), _) => {
                     self.listed.add(desk);
                 }
                 // A change took the entry along before its time had come, and not the use.
                 (Ok(()), None) if desk.pending().has_bare_use() => self.complete_soon(desk.handle),
                 (Ok(()), None) => {}
-                (Ok(()), Some(next)) => {
+                (Ok(()), Some(handed)) => {
                     // What went into the account's audit meanwhile is not waited for.
-                    let merged = desk.pending().kept(next);
+                    let merged = desk.pending().kept(&handed);
                     if merged {
-                        self.journal.merged(&desk.handle, next - 1);
+                        self.journal.merged(&desk.handle, handed.next - 1);
                     }
                 }
             }

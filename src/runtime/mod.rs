@@ -12,6 +12,7 @@ pub(crate) mod events;
 mod failure;
 mod flights;
 pub(crate) mod gate;
+mod handles;
 pub(crate) mod head;
 pub(crate) mod journal;
 pub(crate) mod key_table;

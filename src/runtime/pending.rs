@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::clock::Timestamp;
 use crate::domain::audit::{AuditAction, NewEntry};
 use crate::domain::entries::{Entries, Place, Slice};
-use crate::domain::journal::{Noted, Unkept, notes};
-use crate::ids::{AccountHandle, ConnectionId};
+use crate::domain::journal::{Noted, notes};
+use crate::ids::ConnectionId;
 
 /// How many bytes of entries that waited go into one commit: they fit beside the largest credential.
 const BYTES_PER_COMMIT: usize = 38_400;
@@ -28,6 +28,16 @@ pub(crate) struct Pending {
     kept: Place,
     kept_next: u64,
     used: BTreeMap<ConnectionId, Timestamp>,
+}
+
+/// What was handed to the journal.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// The number of the note after it.
+    pub(crate) next: u64,
+    /// Where it ended, as long as the first entry is still the one of this note.
+    end: Place,
+    first: u64,
 }
 
 impl Pending {
@@ -149,26 +159,35 @@ impl Pending {
         self.remove(count);
     }
 
-    /// What the journal does not have yet.
-    pub(crate) fn hand_to_journal(&mut self, handle: AccountHandle) -> Option<Unkept> {
+    /// Lends the entries that the journal does not have yet, with the number of their first note.
+    pub(crate) fn hand_to_journal(&mut self, take: impl FnOnce(u64, Slice<'_>)) -> Option<Handed> {
         self.freeze();
-        let mut entries = Entries::default();
-        entries.extend(self.entries.since(self.kept));
-        (!entries.is_empty()).then_some(Unkept { handle, first: self.kept_next, entries })
+        let entries = self.entries.since(self.kept);
+        if entries.is_empty() {
+            return None;
+        }
+        take(self.kept_next, entries);
+        Some(Handed { next: self.kept_next + entries.notes(), end: self.entries.end(), first: self.first })
     }
 
-    /// The journal has every note before this number. True when it is no longer needed for them.
-    pub(crate) fn kept(&mut self, next: u64) -> bool {
-        let (since, mut count) = (self.entries.since(self.kept), 0);
-        for (_, notes) in since.iter() {
-            if self.kept_next >= next {
-                break;
-            }
-            self.kept_next += notes;
-            count += 1;
+    /// The journal has what was handed to it. True when it is no longer needed for that.
+    pub(crate) fn kept(&mut self, handed: &Handed) -> bool {
+        let removed = self.first != handed.first;
+        if !removed && self.kept_next < handed.next {
+            (self.kept, self.kept_next) = (handed.end, handed.next);
         }
-        self.kept = self.kept.behind(since.split_at(count).0);
-        self.first >= next && self.used.is_empty()
+        if removed {
+            let (since, mut count) = (self.entries.since(self.kept), 0);
+            for (_, notes) in since.iter() {
+                if self.kept_next >= handed.next {
+                    break;
+                }
+                self.kept_next += notes;
+                count += 1;
+            }
+            self.kept = self.kept.behind(since.split_at(count).0);
+        }
+        self.first >= handed.next && self.used.is_empty()
     }
 
     fn remove(&mut self, count: usize) {

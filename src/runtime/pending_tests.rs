@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::audit::AuditActor;
 use crate::domain::denial::DenialReason;
+use crate::ids::AccountHandle;
 
 /// How something that is made durable ends.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,8 @@ enum Step {
     Deny,
     /// A commit, while which so many refusals are noted.
     Commit(End, u8),
-    Keep(End, u8),
+    /// The journal takes it, while which so many refusals are noted, and perhaps what was noted first is committed.
+    Keep(End, u8, bool),
     /// The process is killed; what was durable is loaded.
     Kill,
 }
@@ -31,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Reveal),
         3 => Just(Step::Deny),
         2 => (end.clone(), 0..3u8).prop_map(|(end, during)| Step::Commit(end, during)),
-        3 => (end, 0..3u8).prop_map(|(end, during)| Step::Keep(end, during)),
+        3 => (end, 0..3u8, any::<bool>()).prop_map(|(end, during, commits)| Step::Keep(end, during, commits)),
         1 => Just(Step::Kill),
     ]
 }
@@ -81,16 +83,21 @@ impl World {
         }
     }
 
-    fn keep(&mut self, end: End, during: u8) {
-        let Some(unkept) = self.pending.hand_to_journal(HANDLE) else { return };
+    fn keep(&mut self, end: End, during: u8, commits: bool) {
+        let mut noted = Vec::new();
+        let take = |first, entries: Slice<'_>| noted.push(Noted { handle: HANDLE, first, entries: entries.decode().unwrap() });
+        let Some(handed) = self.pending.hand_to_journal(take) else { return };
         if matches!(end, End::Done | End::InDoubt) {
-            let entries = unkept.entries.all().decode().unwrap();
-            self.journal.push(Noted { handle: unkept.handle, first: unkept.first, entries });
+            self.journal.append(&mut noted);
         }
         (0..during).for_each(|_| self.note(true));
+        if commits {
+            self.commit(End::Done, 0);
+        }
         if matches!(end, End::Done) {
-            self.pending.kept(unkept.next());
-            self.durable = self.durable.max(usize::try_from(unkept.next() - 1).unwrap());
+            let committed = self.noted >= handed.next - 1;
+            assert_eq!(self.pending.kept(&handed), committed && self.pending.used.is_empty());
+            self.durable = self.durable.max(usize::try_from(handed.next - 1).unwrap());
         }
     }
 
@@ -123,7 +130,7 @@ proptest! {
                 Step::Reveal => world.note(false),
                 Step::Deny => world.note(true),
                 Step::Commit(end, during) => world.commit(end, during),
-                Step::Keep(end, during) => world.keep(end, during),
+                Step::Keep(end, during, commits) => world.keep(end, during, commits),
                 Step::Kill => world.kill(),
             }
         }
@@ -140,7 +147,7 @@ fn refusals_in_a_row_are_one_entry_and_a_flood_of_them_one_for_each_time_that_th
     world.pending.settle(0);
     for _ in 0..3 {
         (0..1_000).for_each(|_| world.note(true));
-        world.keep(End::Done, 0);
+        world.keep(End::Done, 0, false);
     }
     assert_eq!(world.pending.len(), 3);
     assert_eq!(world.journal.iter().map(|noted| noted.entries.len()).collect::<Vec<_>>(), [1, 1, 1]);

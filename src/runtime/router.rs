@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -20,36 +19,16 @@ use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
 use crate::runtime::desk::Desk;
 use crate::runtime::gate::{Gate, Gated as _, Pass, Refused};
+use crate::runtime::handles::HandleMap;
 use crate::runtime::view::TokenView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
 const PARTS: usize = 256;
 
-type Part = HashMap<AccountHandle, Resident, BuildHasherDefault<HandleHasher>>;
-
 /// A part of the map on cache lines of its own, so that its lock is not moved between cores for another's sake.
 #[derive(Default)]
 #[repr(align(128))]
-struct Padded(RwLock<Part>);
-
-/// Takes eight bytes of a handle for its hash. All handles in the map were drawn at random by a vault, so no caller can make them meet.
-#[derive(Default)]
-struct HandleHasher(u64);
-
-impl Hasher for HandleHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(last) = bytes.last_chunk() {
-            self.0 = u64::from_le_bytes(*last);
-        }
-    }
-
-    /// The length of a handle, which is always the same.
-    fn write_usize(&mut self, _: usize) {}
-}
+struct Padded(RwLock<HandleMap<Resident>>);
 
 /// The concurrent map from handle to actor.
 pub(crate) struct Router {
@@ -332,7 +311,7 @@ impl Router {
         self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn part(&self, handle: &AccountHandle) -> &RwLock<Part> {
+    fn part(&self, handle: &AccountHandle) -> &RwLock<HandleMap<Resident>> {
         // None of the bytes that are the hash.
         &self.parts[usize::from(handle.as_bytes()[0]) % PARTS].0
     }
