@@ -104,8 +104,9 @@ def account_rows():
 
     entry = varint(NOW) + ACTOR_HOST + ACCOUNT_CREATED + NONE
     first = struct.pack(">Q", 1)
-    link = mac(derive(AUDIT_KEY, "audit-chain"), "audit-chain", bytes(32) + first + encoded(entry))
-    segment = encoded(varint(1), varint(0), varint(len(entry)), entry, link)
+    body = encoded(varint(1), varint(0), varint(len(entry)), entry)
+    link = mac(derive(AUDIT_KEY, "audit-chain"), "audit-chain", bytes(32), first, body)
+    segment = body + link
     name = b"u" + first
     audit = envelope(derive(AUDIT_KEY, "audit-record"), 1, 1, nonce(0x65), aad(name), segment)
 
@@ -222,10 +223,10 @@ def journal_row():
     first, second = run(0x10, 12), run(0x50, 12)
     session = lambda number: run(16 * number, 16)
     other = varint(NOW) + varint(4) + varint(18) + text("using a credential") + varint(3) + varint(2) + NONE
-    one = b"\1" + signed(NOW) + b"\0" + first + session(1) + signed(900_000)
-    one += b"\1" + signed(40) + b"\0" + session(2) + signed(60_000)
+    one = b"\1" + signed(NOW) + b"\0" + first + session(1) + b"\0" + signed(900_000)
+    one += b"\1" + signed(40) + b"\0" + session(2) + b"\1" + signed(60_000)
     one += b"\0" + varint(len(other)) + other
-    two = b"\1" + signed(-10) + b"\1" + second + session(3) + signed(900_000)
+    two = b"\1" + signed(-10) + b"\1" + second + session(3) + b"\0"
     two += b"\2" + signed(0) + b"\0" + session(4)
     parts = HANDLE + varint(7) + varint(3) + one + run(0xB0, 16) + varint(1) + varint(2) + two
     return encoded(varint(2), parts)

@@ -130,44 +130,6 @@ pub(super) fn mac(key: &[u8; KEY_BYTES], label: Label, parts: &[&[u8]]) -> [u8; 
     out
 }
 
-/// The digests of messages that follow one another, each of one part that begins with the digest before it: see
-/// [`KeyBytes::links`](super::key::KeyBytes::links).
-pub(super) fn links<'a>(
-    key: &[u8; KEY_BYTES],
-    label: Label,
-    before: &[u8; KEY_BYTES],
-    items: impl Iterator<Item = ([u8; 8], &'a [u8])>,
-    each: impl FnMut(&[u8; KEY_BYTES]),
-) {
-    // As in `keyed_hash`; what is given to `each` is public.
-    let done = wiping_stack::<PRIMITIVE_STACK, _>(|| hash_links(key, label.text().as_bytes(), before, items, each));
-    #[expect(clippy::expect_used, reason = "fixed sizes, as in `keyed_hash`")]
-    done.expect("BLAKE2b takes a key of 32 bytes");
-}
-
-fn hash_links<'a>(
-    key: &[u8; KEY_BYTES],
-    label: &[u8],
-    before: &[u8; KEY_BYTES],
-    items: impl Iterator<Item = ([u8; 8], &'a [u8])>,
-    mut each: impl FnMut(&[u8; KEY_BYTES]),
-) -> Result<(), UnknownCryptoError> {
-    // The key's block is hashed once for all of them, which is half of the work.
-    let begun = begin(key, b'M', label)?;
-    let mut link = *before;
-    for (number, item) in items {
-        let mut state = begun.clone();
-        let length = link.len() + number.len() + item.len();
-        state.update(&(length as u64).to_le_bytes())?;
-        state.update(&link)?;
-        state.update(&number)?;
-        state.update(item)?;
-        link.copy_from_slice(state.finalize()?.unprotected_as_ref());
-        each(&link);
-    }
-    Ok(())
-}
-
 fn keyed_hash(key: &[u8; KEY_BYTES], role: u8, label: Label, parts: &[&[u8]], out: &mut [u8; KEY_BYTES]) {
     // BLAKE2b keeps the padded key in its message block, which stays on the stack.
     let done = wiping_stack::<PRIMITIVE_STACK, _>(|| hash(key, role, label.text().as_bytes(), parts, out));
@@ -242,25 +204,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn links_are_digests_of_the_one_before_and_the_item(
-            key: [u8; 32],
-            before: [u8; 32],
-            items in proptest::collection::vec((any::<[u8; 8]>(), proptest::collection::vec(0_u8..4, 0..300)), 0..5),
-        ) {
-            let mut made = Vec::new();
-            let given = items.iter().map(|(number, item)| (*number, &item[..]));
-            links(&key, Label::AuditChain, &before, given, |link| made.push(*link));
-            let mut last = before;
-            let expected: Vec<_> = items
-                .iter()
-                .map(|(number, item)| {
-                    last = mac(&key, Label::AuditChain, &[&[&last[..], number, item].concat()]);
-                    last
-                })
-                .collect();
-            prop_assert_eq!(made, expected);
-        }
 
         #[test]
         fn parts_with_other_boundaries_never_meet(

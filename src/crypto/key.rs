@@ -59,19 +59,6 @@ impl KeyBytes {
         derive::mac(&self.0, label, parts)
     }
 
-    /// The links of a chain: each is the [`mac`](Self::mac) of one part, which is the link before it, an item's number and the item. Half of
-    /// the work of as many calls of `mac`, which is what `links_are_digests_of_the_one_before_and_the_item` compares it with. `each` runs among
-    /// what the hash leaves on the stack, so it makes no values that are kept.
-    pub(crate) fn links<'a>(
-        &self,
-        label: Label,
-        before: &[u8; KEY_BYTES],
-        items: impl Iterator<Item = ([u8; 8], &'a [u8])>,
-        each: impl FnMut(&[u8; KEY_BYTES]),
-    ) {
-        derive::links(&self.0, label, before, items, each);
-    }
-
     /// Encrypts `buffer` where it is under a fresh random nonce, and authenticates it together with `aad`. For formats of their
     /// own (session tokens); records go through [`envelope`](super::envelope).
     pub(crate) fn seal_in_place(&self, aad: &[u8], buffer: &mut [u8]) -> ([u8; NONCE_BYTES], [u8; TAG_BYTES]) {

@@ -1,13 +1,14 @@
-//! What happened to an account, as a chain: each entry's link is a keyed hash over the link before it, so that no entry can be
-//! changed, left out or put elsewhere without breaking the chain at that place.
+//! What happened to an account, as a chain of segments: the entries that came with one commit, as a rule. A segment's link is a keyed hash over
+//! the link before it, so that no entry can be changed, left out or put elsewhere without breaking the chain at that place.
 //!
 //! ```text
-//! link(n) = mac(chain key, link(n-1) ‖ sequence (8 bytes, big-endian) ‖ encoded entry)
-//! segment = number of entries ‖ packed entries ‖ 4 bytes of each link but the last ‖ the last link
+//! segment = body ‖ link
+//! body    = number of entries ‖ packed entries
+//! link    = mac(chain key, link of the segment before; sequence of the first entry (8 bytes, big-endian); body)
 //! ```
 //!
-//! Entries are stored in segments of one or more, each one sealed row. The chain's ends stand in the account's head. Every link follows from
-//! the one before; the last of a segment is what proves it, and the beginnings of the others tell at which entry a break is.
+//! Each segment is one sealed row, which opens as a whole or not at all, so a link for each entry would tell nothing that its segment's does
+//! not. The chain's ends stand in the account's head.
 
 use serde::{Deserialize, Serialize};
 
@@ -215,11 +216,11 @@ impl AuditAction {
     }
 }
 
-/// The chain is broken: the entry of this number, or the one before it, is not what was written.
+/// The chain is broken: the entries that were written together from this number on, or those before them, are not what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the audit chain is broken at entry {sequence}")]
 pub struct BrokenLink {
-    /// The first entry whose link does not hold.
+    /// The first entry of the first segment whose link does not hold.
     pub sequence: u64,
 }
 
@@ -286,25 +287,23 @@ impl From<AuditEntry> for NewEntry {
 /// A segment, opened and taken apart.
 struct Segment<'a> {
     entries: Vec<NewEntry>,
-    /// The beginnings of all links but the last.
-    checks: &'a [u8],
-    last_link: &'a [u8; 32],
+    body: &'a [u8],
+    link: &'a [u8; 32],
 }
-
-/// How many bytes of a link tell at which entry of a segment the chain breaks.
-const CHECK_BYTES: usize = 4;
 
 impl<'a> Segment<'a> {
     fn decode(plain: &'a [u8]) -> Result<Self, CodecError> {
-        let mut from = codec::Reader::of(plain)?;
+        let (body, link) = plain.split_last_chunk().ok_or(CodecError::of("a segment without its link"))?;
+        let mut from = codec::Reader::of(body)?;
         let count = from.number()?;
         let mut unpacker = Unpacker::default();
         // Each entry takes a byte at least, so that a wrong number ends soon.
         let entries = (0..count).map(|_| unpacker.next(&mut from)).collect::<Result<Vec<_>, _>>()?;
-        let others = entries.len().checked_sub(1).ok_or(CodecError::of("a segment without entries"))?;
-        let segment = Self { entries, checks: from.bytes(others * CHECK_BYTES)?, last_link: from.array()? };
         from.finish()?;
-        Ok(segment)
+        if entries.is_empty() {
+            return Err(CodecError::of("a segment without entries"));
+        }
+        Ok(Self { entries, body, link })
     }
 }
 
@@ -316,34 +315,28 @@ pub(crate) fn append(entries: &mut Vec<NewEntry>, entry: NewEntry) {
     }
 }
 
-/// Entries with their numbers as a link has them.
-pub(crate) fn numbered(first: u64, entries: Slice<'_>) -> impl Iterator<Item = ([u8; 8], &[u8])> {
-    (first..).map(u64::to_be_bytes).zip(entries.iter().map(|(entry, _)| entry))
-}
-
-/// The links of consecutive entries; `mac` is the chain's keyed hash. `crypto::key` has a quicker way where the hash has one key and one part.
-pub(crate) fn links(mac: impl Fn(&[&[u8]]) -> [u8; 32], first: u64, before: &[u8; 32], entries: Slice<'_>) -> Vec<[u8; 32]> {
-    let mut last = *before;
-    let next = |(number, entry): ([u8; 8], &[u8])| {
-        last = link(&mac, &last, number, entry);
-        last
-    };
-    numbered(first, entries).map(next).collect()
-}
-
-/// Puts consecutive entries into one segment, with their links.
-pub(crate) fn encode_segment(entries: Slice<'_>, links: &[[u8; 32]]) -> Vec<u8> {
+/// Puts consecutive entries into one segment behind the one with the link `before`; answers it and its link. `mac` is the chain's keyed hash.
+pub(crate) fn encode_segment(
+    mac: impl Fn(&[&[u8]]) -> [u8; 32],
+    first: u64,
+    before: &[u8; 32],
+    entries: Slice<'_>,
+) -> (Vec<u8>, [u8; 32]) {
     const MORE: usize = 48;
     // Packed they take less than half, as a rule.
     let mut packer = Packer::with_capacity(entries.bytes() / 2);
     entries.iter().for_each(|(entry, _)| packer.push(entry));
-    let (last, others) = links.split_last().map_or((&[][..], links), |(last, others)| (&last[..], others));
-    let mut segment = codec::Parts::with_capacity(packer.len() + others.len() * CHECK_BYTES + MORE);
+    let mut segment = codec::Parts::with_capacity(packer.len() + MORE);
     segment.number(entries.len() as u64);
     segment.bytes(&packer.finish());
-    others.iter().for_each(|link| segment.bytes(&link[..CHECK_BYTES]));
-    segment.bytes(last);
-    segment.finish()
+    let mut segment = segment.finish();
+    let link = link(mac, before, first, &segment);
+    segment.extend_from_slice(&link);
+    (segment, link)
+}
+
+fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], first: u64, body: &[u8]) -> [u8; 32] {
+    mac(&[before, &first.to_be_bytes(), body])
 }
 
 /// Reads a segment's entries; the chain is checked by a [`ChainCheck`].
@@ -361,10 +354,10 @@ pub(crate) fn decode_segment(first: u64, plain: &[u8]) -> Result<Vec<AuditEntry>
         .collect())
 }
 
-/// The number of entries of a segment and its last link.
+/// The number of entries of a segment and its link.
 pub(crate) fn segment_end(plain: &[u8]) -> Result<(u64, [u8; 32]), CodecError> {
     let segment = Segment::decode(plain)?;
-    Ok((segment.entries.len() as u64, *segment.last_link))
+    Ok((segment.entries.len() as u64, *segment.link))
 }
 
 /// Walks a chain from its first kept entry.
@@ -387,18 +380,12 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
             return Err(broken);
         }
         let segment = Segment::decode(plain).map_err(|_| broken)?;
-        let mut encoded = Vec::new();
-        let stored = segment.checks.chunks(CHECK_BYTES).chain(std::iter::once(&segment.last_link[..]));
-        for (entry, stored) in segment.entries.iter().zip(stored) {
-            let broken = BrokenLink { sequence: self.next };
-            encoded.clear();
-            entry.encode_into(&mut encoded).map_err(|_| broken)?;
-            self.link = link(&self.mac, &self.link, self.next.to_be_bytes(), &encoded);
-            if !self.link.starts_with(stored) {
-                return Err(broken);
-            }
-            self.next += 1;
+        let link = link(&self.mac, &self.link, first, segment.body);
+        if link != *segment.link {
+            return Err(broken);
         }
+        self.link = link;
+        self.next += segment.entries.len() as u64;
         Ok(())
     }
 
@@ -414,25 +401,6 @@ impl<M: Fn(&[&[u8]]) -> [u8; 32]> ChainCheck<M> {
         }
         Ok(self.next)
     }
-}
-
-/// The link of an encoded entry. The entry is one part with what goes before it, which has a fixed length: most links take one block of the
-/// hash less than with three.
-fn link(mac: impl Fn(&[&[u8]]) -> [u8; 32], before: &[u8; 32], number: [u8; 8], entry: &[u8]) -> [u8; 32] {
-    const BEFORE: usize = 32 + 8;
-    const USUAL: usize = 160;
-    let (mut usual, mut long) = ([0; USUAL], Vec::new());
-    let part = match usual.get_mut(..BEFORE + entry.len()) {
-        Some(part) => part,
-        None => {
-            long.resize(BEFORE + entry.len(), 0);
-            &mut long[..]
-        }
-    };
-    part[..32].copy_from_slice(before);
-    part[32..BEFORE].copy_from_slice(&number);
-    part[BEFORE..].copy_from_slice(entry);
-    mac(&[part])
 }
 
 #[cfg(test)]
@@ -492,15 +460,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_names_the_first_broken_entry() {
+    fn a_chain_names_the_first_broken_link() {
         let key = Key::random();
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
         let encoded = Entries::of(&entries);
         let (first, others) = encoded.all().split_at(2);
-        let first_links = links(mac, 1, &[0; 32], first);
-        let other_links = links(mac, 3, &first_links[1], others);
-        let (one, two, end) = (encode_segment(first, &first_links), encode_segment(others, &other_links), other_links[3]);
+        let (one, link) = encode_segment(mac, 1, &[0; 32], first);
+        let (two, end) = encode_segment(mac, 3, &link, others);
         let check = |segments: &[(u64, &[u8])]| {
             let mut check = ChainCheck::new(mac, 1, [0; 32]);
             segments.iter().try_for_each(|(first, plain)| check.segment(*first, plain))?;
@@ -510,20 +477,26 @@ mod tests {
         assert_eq!(check(&[(1, &one)]), Err(BrokenLink { sequence: 3 }));
         assert_eq!(check(&[(3, &two)]), Err(BrokenLink { sequence: 1 }));
         assert_eq!(check(&[(1, &one), (5, &two)]), Err(BrokenLink { sequence: 3 }));
-        // Entry 5 written with another time: the links before it hold.
+        // Entry 5 written with another time, in a segment that the same link follows.
         let mut forged = entries.clone();
         forged[4].at = Timestamp::from_millis(99);
-        let mut packer = Packer::default();
-        Entries::of(&forged).all().split_at(2).1.iter().for_each(|(entry, _)| packer.push(entry));
-        let forged = [&two[..2], &packer.finish(), &two[two.len() - 3 * CHECK_BYTES - 32..]].concat();
+        let (forged, _) = encode_segment(mac, 3, &link, Entries::of(&forged).all().split_at(2).1);
+        let forged = [&forged[..forged.len() - 32], &end].concat();
         assert_eq!(decode_segment(3, &forged).unwrap()[2].at, Timestamp::from_millis(99));
-        assert_eq!(check(&[(1, &one), (3, &forged)]), Err(BrokenLink { sequence: 5 }));
-        // Nothing but the last link is wrong.
+        assert_eq!(check(&[(1, &one), (3, &forged)]), Err(BrokenLink { sequence: 3 }));
+        // Nothing but the link is wrong.
         let mut end_changed = two.clone();
         *end_changed.last_mut().unwrap() ^= 1;
-        assert_eq!(check(&[(1, &one), (3, &end_changed)]), Err(BrokenLink { sequence: 6 }));
+        assert_eq!(check(&[(1, &one), (3, &end_changed)]), Err(BrokenLink { sequence: 3 }));
+        // The same entries behind another link, and under another number.
+        let (elsewhere, _) = encode_segment(mac, 3, &[7; 32], others);
+        assert_eq!(check(&[(1, &one), (3, &elsewhere)]), Err(BrokenLink { sequence: 3 }));
+        let (renumbered, _) = encode_segment(mac, 4, &link, others);
+        assert_eq!(check(&[(1, &one), (3, &renumbered)]), Err(BrokenLink { sequence: 3 }));
+        // What follows is whole, and the end is not the head's.
+        assert_eq!(ChainCheck::new(mac, 1, [0; 32]).finish(7, &end), Err(BrokenLink { sequence: 1 }));
         let of_another_key = |parts: &[&[u8]]| Key::random().mac(Label::AuditChain, parts);
-        let other = encode_segment(others, &links(of_another_key, 3, &first_links[1], others));
+        let (other, _) = encode_segment(of_another_key, 3, &link, others);
         assert_eq!(check(&[(1, &one), (3, &other)]), Err(BrokenLink { sequence: 3 }));
     }
 }

@@ -1,4 +1,4 @@
-//! Audit entries as they are stored: what most of them have in common is written once. A mint takes 23 bytes instead of 50, and the engine
+//! Audit entries as they are stored: what most of them have in common is written once. A mint takes 20 bytes instead of 50, and the engine
 //! writes each byte several times.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //!          | 1, time, API key, session token id(16), lifetime                               a mint by an API key
 //!          | 2, time, API key, connection id(16)                                            a reveal by an API key
 //! time     = difference to the time of the last entry of kind 1 or 2 (0 before the first)   signed
-//! lifetime = difference of the expiry to the time                                           signed
 //! API key  = its place among those named so far; or the next place, and its id(12)          at most 64 have a place
+//! lifetime = its place in the same way; or the next place, and the expiry's difference to the time    signed
 //! ```
 //!
 //! Numbers are those of the codec, signed ones 2n for n and 2n - 1 for -n. An entry has one spelling: kind 0 is not for what the others
@@ -22,8 +22,8 @@ const AS_ENCODED: u64 = 0;
 const MINTED: u64 = 1;
 const REVEALED: u64 = 2;
 
-/// How many API keys are named by their place.
-const MAX_KEYS: usize = 64;
+/// How many API keys, and how many lifetimes, are named by their place.
+const MAX_PLACES: usize = 64;
 
 const MALFORMED: CodecError = CodecError::of("a packed entry is malformed");
 
@@ -31,7 +31,54 @@ const MALFORMED: CodecError = CodecError::of("a packed entry is malformed");
 #[derive(Debug, Default)]
 struct Context {
     at: u64,
-    keys: Vec<ApiKeyId>,
+    keys: Places<ApiKeyId>,
+    lifetimes: Places<u64>,
+}
+
+/// What was named so far.
+#[derive(Debug)]
+struct Places<T>(Vec<T>);
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: PartialEq + Copy> Places<T> {
+    /// The place of what was named, or the next one, and whether it is new.
+    fn place(&mut self, named: T) -> (u64, bool) {
+        let place = self.0.iter().position(|known| *known == named);
+        let next = self.0.len();
+        if place.is_none() {
+            self.add(named);
+        }
+        (place.unwrap_or(next) as u64, place.is_none())
+    }
+
+    fn add(&mut self, named: T) {
+        if self.0.len() < MAX_PLACES {
+            self.0.push(named);
+        }
+    }
+
+    /// What is at a place, or what `read` reads if it is new there.
+    fn named<'a>(
+        &mut self,
+        from: &mut Reader<'a>,
+        read: impl FnOnce(&mut Reader<'a>) -> Result<T, CodecError>,
+    ) -> Result<T, CodecError> {
+        let place = usize::try_from(from.number()?).map_err(|_| MALFORMED)?;
+        if let Some(known) = self.0.get(place) {
+            return Ok(*known);
+        }
+        let named = read(from)?;
+        if place != self.0.len() || self.0.contains(&named) {
+            return Err(MALFORMED);
+        }
+        self.add(named);
+        Ok(named)
+    }
 }
 
 /// Puts entries one after the other.
@@ -68,21 +115,26 @@ impl Packer {
     fn push_common(&mut self, entry: &Common) {
         let Common { at, key, what } = *entry;
         let kind = if matches!(what, What::Minted { .. }) { MINTED } else { REVEALED };
-        let keys = &mut self.context.keys;
-        let place = keys.iter().position(|known| *known == key);
+        let (place, is_new) = self.context.keys.place(key);
         let mut packed = codec::Small::part();
-        packed.number(kind).number(signed(at.wrapping_sub(self.context.at))).number(place.unwrap_or(keys.len()) as u64);
+        packed.number(kind).number(signed(at.wrapping_sub(self.context.at))).number(place);
         self.context.at = at;
-        if place.is_none() {
+        if is_new {
             packed.bytes(key.as_bytes());
-            if keys.len() < MAX_KEYS {
-                keys.push(key);
-            }
         }
         match what {
-            What::Minted { session, expires } => packed.bytes(session.as_bytes()).number(signed(expires.wrapping_sub(at))),
-            What::Revealed { connection } => packed.bytes(connection.as_bytes()),
-        };
+            What::Minted { session, expires } => {
+                let lifetime = expires.wrapping_sub(at);
+                let (place, is_new) = self.context.lifetimes.place(lifetime);
+                packed.bytes(session.as_bytes()).number(place);
+                if is_new {
+                    packed.number(signed(lifetime));
+                }
+            }
+            What::Revealed { connection } => {
+                packed.bytes(connection.as_bytes());
+            }
+        }
         self.bytes.extend_from_slice(packed.finished());
     }
 
@@ -115,33 +167,18 @@ impl Unpacker {
         }
         let at = self.0.at.wrapping_add(unsigned(from.number()?));
         self.0.at = at;
-        let key = self.key(from)?;
+        let key = self.0.keys.named(from, |from| Ok(ApiKeyId::from_bytes(*from.array()?)))?;
         let id = *from.array()?;
         let (action, target) = match kind {
             MINTED => {
-                let expires = Timestamp::from_millis(at.wrapping_add(unsigned(from.number()?)));
+                let lifetime = self.0.lifetimes.named(from, |from| Ok(unsigned(from.number()?)))?;
+                let expires = Timestamp::from_millis(at.wrapping_add(lifetime));
                 (AuditAction::SessionMinted { session: SessionTokenId::from_bytes(id), expires }, None)
             }
             REVEALED => (AuditAction::SecretRevealed, Some(ConnectionId::from_bytes(id))),
             _ => return Err(MALFORMED),
         };
         Ok(NewEntry { at: Timestamp::from_millis(at), actor: AuditActor::ApiKey(key), action, target })
-    }
-
-    fn key(&mut self, from: &mut Reader<'_>) -> Result<ApiKeyId, CodecError> {
-        let keys = &mut self.0.keys;
-        let place = usize::try_from(from.number()?).map_err(|_| MALFORMED)?;
-        if let Some(key) = keys.get(place) {
-            return Ok(*key);
-        }
-        let key = ApiKeyId::from_bytes(*from.array()?);
-        if place != keys.len() || keys.contains(&key) {
-            return Err(MALFORMED);
-        }
-        if keys.len() < MAX_KEYS {
-            keys.push(key);
-        }
-        Ok(key)
     }
 }
 
@@ -284,6 +321,6 @@ mod tests {
         };
         let mints: Vec<_> = (0..10).map(|number| mint(number * 40)).collect();
         assert_eq!(codec::encode(&mints[0]).unwrap().len(), 50);
-        assert_eq!(packed(&mints).len() - packed(&mints[..9]).len(), 1 + 1 + 1 + 16 + 5);
+        assert_eq!(packed(&mints).len() - packed(&mints[..9]).len(), 1 + 1 + 1 + 16 + 1);
     }
 }

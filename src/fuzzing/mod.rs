@@ -128,8 +128,7 @@ pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
     let key = vector_key();
     let encoded = Entries::of(&entries);
-    let links = audit::links(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], encoded.all());
-    Some(audit::encode_segment(encoded.all(), &links))
+    Some(audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], encoded.all()).0)
 }
 
 /// A row of the journal: its notes, put into a row again. `None` as well when there are none, or too many for one.

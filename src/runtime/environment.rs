@@ -352,9 +352,7 @@ impl Core {
         let first = row.audit.next_sequence;
         let mac = |parts: &[&[u8]]| chain_mac(&self.keyring, environment, parts);
         let encoded = Entries::of(entries);
-        let links = audit::links(mac, first, &row.audit.last_link, encoded.all());
-        let segment = audit::encode_segment(encoded.all(), &links);
-        let last_link = links.last().copied().unwrap_or(row.audit.last_link);
+        let (segment, last_link) = audit::encode_segment(mac, first, &row.audit.last_link, encoded.all());
         row.audit = ChainEnds { next_sequence: first + entries.len() as u64, last_link, last_segment: first, ..row.audit };
         change.put_bytes(RowName::AuditSegment(environment, first), &segment).await?;
         change.put(RowName::Environment(environment), &row).await

@@ -211,11 +211,9 @@ impl<'a> Draft<'a> {
         for entries in std::mem::take(&mut self.entries).all().chunks(audit::SEGMENT_ENTRIES) {
             let chain = &mut self.facts.audit;
             let first = chain.next_sequence;
-            let mut links = Vec::with_capacity(entries.len());
-            let numbered = audit::numbered(first, entries);
-            self.keys.audit.chain.links(Label::AuditChain, &chain.last_link, numbered, |link| links.push(*link));
-            let plain = audit::encode_segment(entries, &links);
-            chain.last_link = links.last().copied().unwrap_or(chain.last_link);
+            let mac = |parts: &[&[u8]]| self.keys.audit.chain.mac(Label::AuditChain, parts);
+            let (plain, link) = audit::encode_segment(mac, first, &chain.last_link, entries);
+            chain.last_link = link;
             chain.last_segment = first;
             chain.next_sequence += entries.len() as u64;
             let key = RecordKey::Audit(first);

@@ -49,7 +49,7 @@ impl Operation for ReadAudit {
     }
 }
 
-/// Walks the whole chain. The inner result names the first broken entry, or how many entries hold.
+/// Walks the whole chain. The inner result names the first broken link, or how many entries hold.
 pub(crate) struct VerifyAudit;
 
 impl Operation for VerifyAudit {
