@@ -16,6 +16,9 @@ use crate::runtime::caller::{Admitted, Needs, refuse};
 /// Segments read in one step.
 const STEP: usize = 64;
 
+/// So many entries more than asked for are kept before some are removed, so that not every entry removes one.
+const SURPLUS: u64 = 64;
+
 /// Reads the entries after a sequence, at most `limit` of them.
 pub(crate) struct ReadAudit {
     pub(crate) after: u64,
@@ -119,8 +122,7 @@ pub(crate) async fn prune(account: &Account, keep: u64) -> Result<(), Error> {
     let turn = account.own_turn().await?;
     let ends = account.with_state(|state| state.facts.audit.clone())?;
     let surplus_end = ends.next_sequence.saturating_sub(keep);
-    // A whole segment more than asked for, so that not every entry prunes one.
-    if surplus_end < ends.first_sequence + audit::SEGMENT_ENTRIES as u64 {
+    if surplus_end < ends.first_sequence + SURPLUS {
         return Ok(());
     }
     let mut kept = ends.clone();
