@@ -264,11 +264,13 @@ mod tests {
             1 => Just(AuditAction::Denied { what: "using".into(), reason: DenialReason::Revoked, count: 7 }),
         ];
         let target = prop::option::of(any::<[u8; 16]>().prop_map(ConnectionId::from_bytes));
-        let entry = (times, actor, action, target).prop_map(|(at, actor, action, target)| NewEntry {
-            at: Timestamp::from_millis(at),
-            actor,
-            action,
-            target,
+        // Some lifetimes are named again, more of them than have a place.
+        let lifetime = prop::option::of(0..70_u64);
+        let entry = (times, actor, action, target, lifetime).prop_map(|(at, actor, mut action, target, lifetime)| {
+            if let (AuditAction::SessionMinted { expires, .. }, Some(lifetime)) = (&mut action, lifetime) {
+                *expires = Timestamp::from_millis(at.wrapping_add(lifetime));
+            }
+            NewEntry { at: Timestamp::from_millis(at), actor, action, target }
         });
         prop::collection::vec(entry, 0..200)
     }

@@ -9,7 +9,7 @@
 //! | `commit_log.rs` `frames.rs` | where a commit becomes durable; its files |
 //! | `group.rs` | writing commits of several databases together, and applying them |
 //! | `watchdog.rs` | a hang or a failed write becomes an error |
-//! | `database.rs` `rows.rs` | one sled database; how rows lie in it |
+//! | `database.rs` `rows.rs` | one sled database, and giving it what is newer; how rows lie in it |
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
 //! | `rebuild.rs` | making the directory anew |
 //! | `anchors.rs` `keeper.rs` | writing the anchors, and the thread that does; closing |

@@ -7,7 +7,7 @@
 //!
 //! - [`MAX_COMMITTERS`]: never more than two databases have write tasks queued at once.
 //! - One committer at a time per database: a database's turn is its lock (`lane.rs`).
-//! - Little is written between two flushes (`database.rs`): sled keeps one free segment back, so a whole segment of log lies
+//! - Little is written between two flushes (`database/settling.rs`): sled keeps one free segment back, so a whole segment of log lies
 //!   between queueing a truncation and waiting for it. If at least one flush falls in between, the truncation, queued before
 //!   the writes that the flush waited for, has been taken from the queue by then, and it needs no lock to finish.
 //!
