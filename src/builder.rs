@@ -130,8 +130,8 @@ impl VaultBuilder {
         self
     }
 
-    /// How many entries of each account's audit are kept at least; older ones are removed, some 64 at a time and whole segments of up to 128, and the chain stays
-    /// verifiable. The default keeps all. The audit of API keys is always kept.
+    /// How many entries of each account's audit are kept at least; older ones are removed, some 64 at a time and whole segments of up to 128,
+    /// and the chain stays verifiable. The default keeps all. The audit of API keys is always kept.
     pub fn audit_retention(mut self, entries: u64) -> Self {
         self.settings.audit_retention = Some(entries);
         self
