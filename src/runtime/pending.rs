@@ -172,11 +172,12 @@ impl Pending {
 
     /// The journal has what was handed to it. True when it is no longer needed for that.
     pub(crate) fn kept(&mut self, handed: &Handed) -> bool {
-        let removed = self.first != handed.first;
-        if !removed && self.kept_next < handed.next {
-            (self.kept, self.kept_next) = (handed.end, handed.next);
-        }
-        if removed {
+        if self.first == handed.first {
+            if self.kept_next < handed.next {
+                (self.kept, self.kept_next) = (handed.end, handed.next);
+            }
+        } else {
+            // Some went into the audit meanwhile, so the rest is counted.
             let (since, mut count) = (self.entries.since(self.kept), 0);
             for (_, notes) in since.iter() {
                 if self.kept_next >= handed.next {
