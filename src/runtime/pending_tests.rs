@@ -86,7 +86,12 @@ impl World {
     fn keep(&mut self, end: End, during: u8, commits: bool) {
         let mut noted = Vec::new();
         let take = |first, entries: Slice<'_>| noted.push(Noted { handle: HANDLE, first, entries: entries.decode().unwrap() });
-        let Some(handed) = self.pending.hand_to_journal(take) else { return };
+        let handed = self.pending.hand_to_journal(take);
+        // Every note is with the journal now, or was, or is in the audit.
+        let journalled = handed.as_ref().map(|handed| handed.next).max(self.journal.last().map(Noted::next)).unwrap_or(1) - 1;
+        let known = self.durable.max(usize::try_from(journalled.max(self.noted)).unwrap());
+        assert_eq!(known, self.happened.len());
+        let Some(handed) = handed else { return };
         if matches!(end, End::Done | End::InDoubt) {
             self.journal.append(&mut noted);
         }
