@@ -21,8 +21,8 @@ enum Step {
     Deny,
     /// A commit, while which so many refusals are noted.
     Commit(End, u8),
-    /// The journal takes it, while which so many refusals are noted, and perhaps what was noted first is committed.
-    Keep(End, u8, bool),
+    /// The journal takes it, while which so many refusals are noted, and perhaps so many of the first entries are committed.
+    Keep(End, u8, Option<usize>),
     /// The process is killed; what was durable is loaded.
     Kill,
 }
@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Reveal),
         3 => Just(Step::Deny),
         2 => (end.clone(), 0..3u8).prop_map(|(end, during)| Step::Commit(end, during)),
-        3 => (end, 0..3u8, any::<bool>()).prop_map(|(end, during, commits)| Step::Keep(end, during, commits)),
+        3 => (end, 0..3u8, prop::option::of(0..4_usize)).prop_map(|(end, during, commits)| Step::Keep(end, during, commits)),
         1 => Just(Step::Kill),
     ]
 }
@@ -65,8 +65,9 @@ impl World {
         self.pending.note(NewEntry { at: Timestamp::from_millis(number), actor: AuditActor::Vault, action, target: None });
     }
 
-    fn commit(&mut self, end: End, during: u8) {
-        let entries = self.pending.hand_to_commit().decode().unwrap();
+    fn commit(&mut self, end: End, during: u8, most: usize) {
+        let mut entries = self.pending.hand_to_commit().decode().unwrap();
+        entries.truncate(most);
         let count: u64 = entries.iter().map(notes).sum();
         if matches!(end, End::Done | End::InDoubt) {
             self.audit.extend_from_slice(&entries);
@@ -83,7 +84,7 @@ impl World {
         }
     }
 
-    fn keep(&mut self, end: End, during: u8, commits: bool) {
+    fn keep(&mut self, end: End, during: u8, commits: Option<usize>) {
         let mut noted = Vec::new();
         let take = |first, entries: Slice<'_>| noted.push(Noted { handle: HANDLE, first, entries: entries.decode().unwrap() });
         let handed = self.pending.hand_to_journal(take);
@@ -96,8 +97,8 @@ impl World {
             self.journal.append(&mut noted);
         }
         (0..during).for_each(|_| self.note(true));
-        if commits {
-            self.commit(End::Done, 0);
+        if let Some(most) = commits {
+            self.commit(End::Done, 0, most);
         }
         if matches!(end, End::Done) {
             let committed = self.noted >= handed.next - 1;
@@ -134,13 +135,13 @@ proptest! {
             match step {
                 Step::Reveal => world.note(false),
                 Step::Deny => world.note(true),
-                Step::Commit(end, during) => world.commit(end, during),
+                Step::Commit(end, during) => world.commit(end, during, usize::MAX),
                 Step::Keep(end, during, commits) => world.keep(end, during, commits),
                 Step::Kill => world.kill(),
             }
         }
         while !world.pending.is_empty() {
-            world.commit(End::Done, 0);
+            world.commit(End::Done, 0, usize::MAX);
         }
         prop_assert_eq!(expanded(&world.audit), world.happened);
     }
@@ -152,7 +153,7 @@ fn refusals_in_a_row_are_one_entry_and_a_flood_of_them_one_for_each_time_that_th
     world.pending.settle(0);
     for _ in 0..3 {
         (0..1_000).for_each(|_| world.note(true));
-        world.keep(End::Done, 0, false);
+        world.keep(End::Done, 0, None);
     }
     assert_eq!(world.pending.len(), 3);
     assert_eq!(world.journal.iter().map(|noted| noted.entries.len()).collect::<Vec<_>>(), [1, 1, 1]);
