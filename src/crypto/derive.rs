@@ -204,7 +204,6 @@ mod tests {
     }
 
     proptest! {
-
         #[test]
         fn parts_with_other_boundaries_never_meet(
             a in proptest::collection::vec(proptest::collection::vec(0u8..4, 0..6), 0..5),
