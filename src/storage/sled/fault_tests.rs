@@ -192,6 +192,38 @@ fn a_commit_is_shown_when_it_is_durable_and_not_before() {
 }
 
 #[test]
+fn what_was_refused_while_it_became_durable_is_not_shown_before_reopening() {
+    const SYNC: Duration = Duration::from_millis(600);
+    let bench = Bench::with_small_shards(1);
+    let storage = bench.open();
+    let (shard, tree) = create(&*storage, 1);
+    // No header can be written where a directory is in its way, which poisons while the commit waits for its sync.
+    let in_the_way = bench.path().join("header.a.new");
+    fs::create_dir(&in_the_way).unwrap();
+    bench.options.faults.stall_nth_sync(1, SYNC);
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        let refused = scope.spawn(|| block_on(tree.commit(commit(1, &[(b"k", b"in doubt")]))));
+        std::thread::sleep(SYNC / 8);
+        assert!(matches!(block_on(storage.write_header(b"header".to_vec())), Err(StorageError::Poisoned(_))));
+        assert!(matches!(refused.join().unwrap(), Err(StorageError::Poisoned(_))));
+        assert!(begun.elapsed() < SYNC, "it was told after its sync");
+    });
+    // Long enough for the sync, and for applying what is durable then.
+    std::thread::sleep(SYNC + SYNC / 2);
+    assert_eq!(block_on(tree.load(b"k")).unwrap(), Some(vec![0, 1]), "whoever was refused goes on with what was there before");
+    assert_eq!(tree.anchored(Mark::Account).unwrap().sequence, 1);
+    block_on(storage.tree(shard, handle(1))).unwrap();
+    assert!(matches!(block_on(storage.close()), Err(StorageError::Poisoned(_))));
+    fs::remove_dir(in_the_way).unwrap();
+    drop((tree, storage));
+    let storage = bench.open();
+    let tree = block_on(storage.tree(shard, handle(1))).unwrap();
+    assert_eq!(block_on(tree.load(b"k")).unwrap(), Some(b"in doubt".to_vec()), "what is durable is there");
+    block_on(storage.close()).unwrap();
+}
+
+#[test]
 fn commits_of_many_accounts_share_a_sync() {
     let bench = Bench::new();
     let storage = bench.open();

@@ -130,16 +130,18 @@ impl Staged {
         self.jobs.iter().map(CommitJob::cost).sum()
     }
 
-    /// Applies what is durable, and acknowledges it.
+    /// Applies what is durable, and acknowledges it; but nothing of whom the watchdog has told meanwhile that the vault is poisoned: they go
+    /// on with what they had, and would take a row that is newer for a damaged one. Reopening the vault finds it in the commit log.
     fn apply(self, file: u64) {
         let Self { database, jobs, turn } = self;
         let mut tickets = Vec::with_capacity(jobs.len());
         for job in jobs {
+            let Some(ticket) = job.ticket.claim() else { continue };
             let steps = job.commit.marks.clone();
             database.apply(&job.tree, job.commit, file);
             // Afterwards: whoever reads both must not find the anchor ahead.
             turn.0.note_durable(job.account, &steps);
-            tickets.push(job.ticket);
+            tickets.push(ticket);
         }
         turn.0.note_behind();
         tickets.into_iter().for_each(|ticket| ticket.answer(Ok(Committed::Durable)));

@@ -37,6 +37,13 @@ pub(super) struct Ticket<T> {
     reply: Arc<Reply<T>>,
 }
 
+/// A ticket that only its holder answers: the watchdog did not, and does not any more.
+pub(super) struct Claimed<T> {
+    sender: oneshot::Sender<Result<T, StorageError>>,
+    // Whoever waits until all are answered waits for this one too, unless the vault is poisoned.
+    ticket: Ticket<T>,
+}
+
 /// The other end of a [`Ticket`].
 pub(super) struct Answer<T>(oneshot::Receiver<Result<T, StorageError>>);
 
@@ -360,6 +367,21 @@ impl<T> Ticket<T> {
     pub(super) fn answer(self, result: Result<T, StorageError>) {
         self.reply.send(result);
     }
+
+    /// Takes it on to answer, whatever befalls the vault from now on; `None` if the watchdog has answered already.
+    pub(super) fn claim(self) -> Option<Claimed<T>> {
+        let sender = self.reply.take()?;
+        Some(Claimed { sender, ticket: self })
+    }
+}
+
+impl<T> Claimed<T> {
+    pub(super) fn answer(self, result: Result<T, StorageError>) {
+        let Self { sender, ticket } = self;
+        // Whoever dropped the future does not want the answer.
+        let _ = sender.send(result);
+        drop(ticket);
+    }
 }
 
 impl<T> Drop for Ticket<T> {
@@ -383,9 +405,12 @@ impl<T> Reply<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    fn take(&self) -> Option<oneshot::Sender<Result<T, StorageError>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn send(&self, result: Result<T, StorageError>) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(sender) = sender {
+        if let Some(sender) = self.take() {
             // Whoever dropped the future does not want the answer.
             let _ = sender.send(result);
         }
