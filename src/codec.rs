@@ -71,27 +71,21 @@ impl Parts {
     }
 }
 
-/// A small value that is put together by hand, because [`encode`] would take each byte of an identifier by itself. What comes out must be
-/// what `encode` makes; whoever uses this has a test of that.
+/// A few numbers and identifiers that are put together on the stack.
 pub(crate) struct Small {
     bytes: [u8; Self::MAX],
     len: usize,
 }
 
+impl Default for Small {
+    fn default() -> Self {
+        Self { bytes: [0; Self::MAX], len: 0 }
+    }
+}
+
 impl Small {
     /// The most bytes.
     const MAX: usize = 96;
-
-    pub(crate) fn new() -> Self {
-        let mut bytes = [0; Self::MAX];
-        bytes[0] = BINCODE_2;
-        Self { bytes, len: 1 }
-    }
-
-    /// A part of a value, without the version.
-    pub(crate) fn part() -> Self {
-        Self { bytes: [0; Self::MAX], len: 0 }
-    }
 
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {

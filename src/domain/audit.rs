@@ -23,11 +23,6 @@ use crate::ids::{AccountHandle, ApiKeyId, ConnectionId, ProviderName, SessionTok
 /// The most entries of one segment: keeps a row well under what an engine takes.
 pub(crate) const SEGMENT_ENTRIES: usize = 128;
 
-/// The numbers that variants have in their encoding: their places in their enums.
-pub(super) const BY_API_KEY: u64 = 0;
-pub(super) const SECRET_REVEALED: u64 = 12;
-pub(super) const SESSION_MINTED: u64 = 13;
-
 /// One entry of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -234,36 +229,6 @@ pub(crate) struct NewEntry {
 }
 
 impl NewEntry {
-    /// Encodes the entry at the end of a buffer.
-    pub(crate) fn encode_into(&self, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
-        match self.encoded_by_hand() {
-            Some(encoded) => bytes.extend_from_slice(encoded.finished()),
-            None => codec::encode_into(self, bytes)?,
-        }
-        Ok(())
-    }
-
-    /// What is noted most often, at a tenth of the codec's cost.
-    fn encoded_by_hand(&self) -> Option<codec::Small> {
-        let AuditActor::ApiKey(key) = &self.actor else { return None };
-        let mut encoded = codec::Small::new();
-        encoded.number(self.at.as_millis()).number(BY_API_KEY).bytes(key.as_bytes());
-        match &self.action {
-            AuditAction::SessionMinted { session, expires } => {
-                encoded.number(SESSION_MINTED).bytes(session.as_bytes()).number(expires.as_millis());
-            }
-            AuditAction::SecretRevealed => {
-                encoded.number(SECRET_REVEALED);
-            }
-            _ => return None,
-        }
-        match &self.target {
-            Some(connection) => encoded.number(1).bytes(connection.as_bytes()),
-            None => encoded.number(0),
-        };
-        Some(encoded)
-    }
-
     /// Counts a refusal into this entry, if this is the same refusal. Whether it is.
     pub(crate) fn counts(&mut self, other: &NewEntry) -> bool {
         let AuditAction::Denied { what: other_what, reason: other_reason, count: more } = &other.action else { return false };
@@ -323,8 +288,7 @@ pub(crate) fn encode_segment(
     entries: Slice<'_>,
 ) -> (Vec<u8>, [u8; 32]) {
     const MORE: usize = 48;
-    // Packed they take less than half, as a rule.
-    let mut packer = Packer::with_capacity(entries.bytes() / 2);
+    let mut packer = Packer::with_capacity(entries.bytes());
     entries.iter().for_each(|(entry, _)| packer.push(entry));
     let mut segment = codec::Parts::with_capacity(packer.len() + MORE);
     segment.number(entries.len() as u64);
@@ -416,34 +380,6 @@ mod tests {
 
     fn denied(count: u64) -> AuditAction {
         AuditAction::Denied { what: "revealing".into(), reason: DenialReason::PermissionMissing, count }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn what_is_encoded_by_hand_is_what_the_codec_makes(
-            at: u64,
-            small in 0..70_000_u64,
-            key: [u8; 12],
-            session: [u8; 16],
-            expires: u64,
-            target: Option<[u8; 16]>,
-        ) {
-            let minted = |expires| AuditAction::SessionMinted {
-                session: SessionTokenId::from_bytes(session),
-                expires: Timestamp::from_millis(expires),
-            };
-            for action in [AuditAction::SecretRevealed, minted(expires), minted(small)] {
-                for at in [at, small] {
-                    let actor = AuditActor::ApiKey(ApiKeyId::from_bytes(key));
-                    let target = target.map(ConnectionId::from_bytes);
-                    let entry = NewEntry { at: Timestamp::from_millis(at), actor, action: action.clone(), target };
-                    proptest::prop_assert!(entry.encoded_by_hand().is_some());
-                    let mut encoded = Vec::new();
-                    entry.encode_into(&mut encoded).unwrap();
-                    proptest::prop_assert_eq!(encoded, codec::encode(&entry).unwrap());
-                }
-            }
-        }
     }
 
     #[test]

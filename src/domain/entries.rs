@@ -1,20 +1,28 @@
-//! Audit entries as they are encoded: once, when they are noted. The link in the chain is over these bytes as they are; the journal's row and
-//! the audit's segment pack them.
+//! Audit entries as they wait: put here once, when they are noted, in as few bytes as they can be had without regard to one another, since ten
+//! thousand accounts that mint have more of them than fit the processor's caches. The journal's row and the audit's segment pack them.
 
 use crate::codec::{self, CodecError};
 use crate::domain::audit::NewEntry;
 use crate::domain::journal::notes;
+use crate::domain::packed::{self, Common, Form, What};
+use crate::ids::{ApiKeyId, ConnectionId, SessionTokenId};
 use crate::memory;
 
-/// Encoded entries, one after the other in one buffer: noting one touches one place in memory.
+/// Entries, one after the other in one buffer: noting one touches one place in memory.
 ///
 /// ```text
-/// frame = length(4), in its highest bit whether an entry stands for several notes ‖ how many(8), if so ‖ encoded entry
+/// frame = 0 ‖ length(4) ‖ encoded entry
+///       | 1 ‖ how many(8) ‖ length(4) ‖ encoded entry          one that stands for several notes
+///       | kind ‖ time(6) ‖ API key(12) ‖ id(16) ‖ lifetime(4)  a mint or a reveal by an API key, of which a reveal has no lifetime
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// The API key is left out where it is the usual one. Time and lifetime have eight bytes each where six and four don't do.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Entries {
     frames: Vec<u8>,
     count: usize,
+    /// That of the first mint or reveal. Whoever removes all of them forgets it.
+    usual: Option<ApiKeyId>,
 }
 
 /// Some consecutive ones of [`Entries`].
@@ -22,6 +30,7 @@ pub(crate) struct Entries {
 pub(crate) struct Slice<'a> {
     frames: &'a [u8],
     count: usize,
+    usual: Option<ApiKeyId>,
 }
 
 /// Between two of [`Entries`], or at an end.
@@ -31,7 +40,14 @@ pub(crate) struct Place {
     bytes: usize,
 }
 
-const SEVERAL: u32 = 1 << 31;
+const ENCODED: u8 = 0;
+const SEVERAL: u8 = 1;
+
+/// A kind of the third line, with these bits.
+const COMMON: u8 = 8;
+const REVEALED: u8 = 1;
+const OTHER_KEY: u8 = 2;
+const WIDE: u8 = 4;
 
 impl Entries {
     /// Encodes entries.
@@ -41,29 +57,82 @@ impl Entries {
         encoded
     }
 
-    /// Encodes an entry and adds it.
-    #[expect(clippy::cast_possible_truncation, reason = "an entry has a few hundred bytes")]
+    /// Adds an entry.
     pub(crate) fn push(&mut self, entry: &NewEntry) {
-        let notes = notes(entry);
-        let begin = self.frames.len();
-        self.frames.extend_from_slice(&[0; 4]);
-        if notes != 1 {
-            self.frames.extend_from_slice(&notes.to_le_bytes());
+        match Common::of(entry) {
+            Some(common) => self.push_common(&common),
+            None => self.push_encoded(entry),
         }
-        let head = self.frames.len();
-        // Every type in an entry says how it is encoded, and a buffer in memory takes what it is given.
-        #[expect(clippy::expect_used, reason = "cannot fail, see above")]
-        entry.encode_into(&mut self.frames).expect("an audit entry can be encoded");
-        let length = (self.frames.len() - head) as u32;
-        let length = if notes == 1 { length } else { length | SEVERAL };
-        self.frames[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    fn push_common(&mut self, entry: &Common) {
+        let Common { at, key, what } = *entry;
+        let usual = *self.usual.get_or_insert(key);
+        let (id, lifetime, mut kind) = match &what {
+            What::Minted { session, lifetime } => (session.as_bytes(), Some(*lifetime), COMMON),
+            What::Revealed { connection } => (connection.as_bytes(), None, COMMON | REVEALED),
+        };
+        if at >> 48 != 0 || lifetime.is_some_and(|lifetime| lifetime >> 32 != 0) {
+            kind |= WIDE;
+        }
+        if key != usual {
+            kind |= OTHER_KEY;
+        }
+        let (time_bytes, lifetime_bytes) = widths(kind);
+        let mut frame = CommonFrame::default();
+        frame.put([kind], 1);
+        frame.put(at.to_le_bytes(), time_bytes);
+        if key != usual {
+            frame.put(*key.as_bytes(), key.as_bytes().len());
+        }
+        frame.put(*id, id.len());
+        if let Some(lifetime) = lifetime {
+            frame.put(lifetime.to_le_bytes(), lifetime_bytes);
+        }
+        self.frames.extend_from_slice(&frame.bytes[..frame.len]);
         self.count += 1;
     }
 
-    /// Adds copies of entries that are encoded already.
+    #[expect(clippy::cast_possible_truncation, reason = "an entry has a few hundred bytes")]
+    fn push_encoded(&mut self, entry: &NewEntry) {
+        match notes(entry) {
+            1 => self.frames.push(ENCODED),
+            several => {
+                self.frames.push(SEVERAL);
+                self.frames.extend_from_slice(&several.to_le_bytes());
+            }
+        }
+        let begin = self.frames.len();
+        self.frames.extend_from_slice(&[0; 4]);
+        let head = self.frames.len();
+        // Every type in an entry says how it is encoded, and a buffer in memory takes what it is given.
+        #[expect(clippy::expect_used, reason = "cannot fail, see above")]
+        codec::encode_into(entry, &mut self.frames).expect("an audit entry can be encoded");
+        let length = (self.frames.len() - head) as u32;
+        self.frames[begin..head].copy_from_slice(&length.to_le_bytes());
+        self.count += 1;
+    }
+
+    /// Adds copies of entries.
     pub(crate) fn extend(&mut self, entries: Slice<'_>) {
-        self.frames.extend_from_slice(entries.frames);
-        self.count += entries.count;
+        self.usual = self.usual.or(entries.usual);
+        if entries.usual.is_none_or(|usual| self.usual == Some(usual)) {
+            self.frames.extend_from_slice(entries.frames);
+            self.count += entries.count;
+            return;
+        }
+        let mut rest = entries.frames;
+        let mut before = rest;
+        while let Some((entry, _)) = next_frame(&mut rest, entries.usual) {
+            match entry {
+                Form::Common(common) => self.push_common(&common),
+                Form::Encoded(_) => {
+                    self.frames.extend_from_slice(&before[..before.len() - rest.len()]);
+                    self.count += 1;
+                }
+            }
+            before = rest;
+        }
     }
 
     /// Has the place fetched where the next one will be.
@@ -82,12 +151,13 @@ impl Entries {
 
     /// All of them.
     pub(crate) fn all(&self) -> Slice<'_> {
-        Slice { frames: &self.frames, count: self.count }
+        Slice { frames: &self.frames, count: self.count, usual: self.usual }
     }
 
     /// Those behind a place.
     pub(crate) fn since(&self, place: Place) -> Slice<'_> {
-        Slice { frames: self.frames.get(place.bytes..).unwrap_or_default(), count: self.count.saturating_sub(place.count) }
+        let frames = self.frames.get(place.bytes..).unwrap_or_default();
+        Slice { frames, count: self.count.saturating_sub(place.count), usual: self.usual }
     }
 
     /// The place behind the last one.
@@ -101,6 +171,9 @@ impl Entries {
         let (notes, removed) = (first.notes(), Place::default().behind(first));
         self.frames.drain(..removed.bytes);
         self.count -= removed.count;
+        if self.count == 0 {
+            self.usual = None;
+        }
         (notes, removed)
     }
 }
@@ -133,19 +206,21 @@ impl<'a> Slice<'a> {
 
     /// How many notes they stand for.
     pub(crate) fn notes(&self) -> u64 {
-        self.iter().map(|(_, notes)| notes).sum()
-    }
-
-    /// Each one's encoding, and how many notes it stands for.
-    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a [u8], u64)> {
         let mut rest = self.frames;
-        std::iter::from_fn(move || next_frame(&mut rest))
+        std::iter::from_fn(|| pass_frame(&mut rest)).map(|passed| passed.notes).sum()
     }
 
-    /// How many of the first ones have no more than so many bytes together, if each has so many more than its encoding.
+    /// Each one, and how many notes it stands for.
+    pub(crate) fn iter(self) -> impl Iterator<Item = (Form<'a>, u64)> {
+        let mut rest = self.frames;
+        std::iter::from_fn(move || next_frame(&mut rest, self.usual))
+    }
+
+    /// How many of the first ones take no more than so many bytes together, packed, if each takes so many more.
     pub(crate) fn fitting(self, bytes: usize, more: usize) -> usize {
-        let sums = self.iter().scan(0, |sum, (encoded, _)| {
-            *sum += encoded.len() + more;
+        let mut rest = self.frames;
+        let sums = std::iter::from_fn(|| pass_frame(&mut rest)).scan(0, |sum, passed| {
+            *sum += passed.most_bytes + more;
             Some(*sum)
         });
         sums.take_while(|sum| *sum <= bytes).count()
@@ -156,10 +231,10 @@ impl<'a> Slice<'a> {
         let count = count.min(self.count);
         let mut rest = self.frames;
         for _ in 0..count {
-            let _passed = next_frame(&mut rest);
+            let _passed = pass_frame(&mut rest);
         }
         let (first, others) = self.frames.split_at(self.frames.len() - rest.len());
-        (Self { frames: first, count }, Self { frames: others, count: self.count - count })
+        (Self { frames: first, count, ..self }, Self { frames: others, count: self.count - count, ..self })
     }
 
     /// Parts of so many, the last one of what is left.
@@ -174,22 +249,106 @@ impl<'a> Slice<'a> {
 
     /// The entries themselves.
     pub(crate) fn decode(self) -> Result<Vec<NewEntry>, CodecError> {
-        self.iter().map(|(encoded, _)| codec::decode(encoded)).collect()
+        self.iter().map(|(entry, _)| entry.decode()).collect()
     }
 }
 
-/// Takes the first frame off; `None` at the end.
-fn next_frame<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u64)> {
-    let (head, mut behind) = rest.split_first_chunk()?;
-    let head = u32::from_le_bytes(*head);
-    let mut notes = 1;
-    if head & SEVERAL != 0 {
-        let (many, others) = behind.split_first_chunk()?;
-        (notes, behind) = (u64::from_le_bytes(*many), others);
+/// A frame of a common kind in the making.
+struct CommonFrame {
+    bytes: [u8; Self::MOST],
+    len: usize,
+}
+
+impl CommonFrame {
+    const MOST: usize = 1 + 8 + 12 + 16 + 8;
+
+    /// Puts bytes at the end, of which so many first ones stay: a copy of a fixed length is one instruction.
+    fn put<const N: usize>(&mut self, bytes: [u8; N], kept: usize) {
+        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
+        self.len += kept;
     }
-    let (encoded, others) = behind.split_at_checked((head & !SEVERAL) as usize)?;
-    *rest = others;
-    Some((encoded, notes))
+}
+
+impl Default for CommonFrame {
+    fn default() -> Self {
+        Self { bytes: [0; Self::MOST], len: 0 }
+    }
+}
+
+/// How many bytes time and lifetime have in frames of a common kind.
+fn widths(kind: u8) -> (usize, usize) {
+    if kind & WIDE == 0 { (6, 4) } else { (8, 8) }
+}
+
+/// What is known of a frame without reading its entry.
+struct Passed {
+    notes: u64,
+    most_bytes: usize,
+}
+
+/// Takes the first frame off; `None` at the end.
+fn pass_frame(rest: &mut &[u8]) -> Option<Passed> {
+    let (kind, mut behind) = rest.split_first()?;
+    let (notes, length, most_bytes) = if kind & COMMON == 0 {
+        let (notes, length) = encoded_head(*kind, &mut behind)?;
+        (notes, length, packed::most_bytes(length))
+    } else {
+        let (time, lifetime) = widths(*kind);
+        let key = if kind & OTHER_KEY == 0 { 0 } else { size_of::<ApiKeyId>() };
+        let lifetime = if kind & REVEALED == 0 { lifetime } else { 0 };
+        (1, time + key + size_of::<SessionTokenId>() + lifetime, packed::COMMON_BYTES)
+    };
+    bytes(&mut behind, length)?;
+    *rest = behind;
+    Some(Passed { notes, most_bytes })
+}
+
+/// How many notes an encoded entry stands for, and how many bytes it has.
+fn encoded_head(kind: u8, from: &mut &[u8]) -> Option<(u64, usize)> {
+    let notes = if kind == SEVERAL { u64::from_le_bytes(*array(from)?) } else { 1 };
+    Some((notes, u32::from_le_bytes(*array(from)?) as usize))
+}
+
+/// Takes the first frame off, and reads its entry; `None` at the end.
+fn next_frame<'a>(rest: &mut &'a [u8], usual: Option<ApiKeyId>) -> Option<(Form<'a>, u64)> {
+    let (kind, mut behind) = rest.split_first()?;
+    let read = if kind & COMMON == 0 {
+        let (notes, length) = encoded_head(*kind, &mut behind)?;
+        (Form::Encoded(bytes(&mut behind, length)?), notes)
+    } else {
+        let wide = kind & WIDE != 0;
+        let at = if wide { number::<8>(&mut behind)? } else { number::<6>(&mut behind)? };
+        let key = if kind & OTHER_KEY == 0 { usual? } else { ApiKeyId::from_bytes(*array(&mut behind)?) };
+        let id = *array(&mut behind)?;
+        let what = if kind & REVEALED == 0 {
+            let lifetime = if wide { number::<8>(&mut behind)? } else { number::<4>(&mut behind)? };
+            What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
+        } else {
+            What::Revealed { connection: ConnectionId::from_bytes(id) }
+        };
+        (Form::Common(Common { at, key, what }), 1)
+    };
+    *rest = behind;
+    Some(read)
+}
+
+fn bytes<'a>(from: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (bytes, others) = from.split_at_checked(count)?;
+    *from = others;
+    Some(bytes)
+}
+
+fn array<'a, const N: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (array, others) = from.split_first_chunk()?;
+    *from = others;
+    Some(array)
+}
+
+/// A number of so many bytes, up to eight.
+fn number<const N: usize>(from: &mut &[u8]) -> Option<u64> {
+    let mut number = [0; 8];
+    number[..N].copy_from_slice(array::<N>(from)?);
+    Some(u64::from_le_bytes(number))
 }
 
 #[cfg(test)]
@@ -198,6 +357,21 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::domain::audit::{AuditAction, AuditActor};
     use crate::domain::denial::DenialReason;
+
+    fn minted(key: u8, at: u64, expires: u64) -> NewEntry {
+        let session = SessionTokenId::from_bytes([key; 16]);
+        NewEntry {
+            at: Timestamp::from_millis(at),
+            actor: AuditActor::ApiKey(ApiKeyId::from_bytes([key; 12])),
+            action: AuditAction::SessionMinted { session, expires: Timestamp::from_millis(expires) },
+            target: None,
+        }
+    }
+
+    fn revealed(key: u8, at: u64) -> NewEntry {
+        let target = Some(ConnectionId::from_bytes([7; 16]));
+        NewEntry { action: AuditAction::SecretRevealed, target, ..minted(key, at, 0) }
+    }
 
     fn entries() -> Vec<NewEntry> {
         let actions = [
@@ -208,7 +382,28 @@ mod tests {
             AuditAction::Pruned { entries: 3 },
         ];
         let entry = |(at, action)| NewEntry { at: Timestamp::from_millis(at), actor: AuditActor::Host, action, target: None };
-        (1..).zip(actions).map(entry).collect()
+        let mut entries: Vec<_> = (1..).zip(actions).map(entry).collect();
+        entries.splice(3..3, [minted(1, NOW, NOW + 900_000), revealed(1, NOW), minted(2, NOW, NOW + 1), revealed(2, NOW)]);
+        // Where fewer bytes don't do: a late time, a long life, one that ends before it begins, and a reveal at a late time.
+        let wide = [minted(1, 1 << 48, 1 << 48), minted(2, NOW, NOW + (1 << 32)), minted(1, NOW, NOW - 1), revealed(1, u64::MAX)];
+        entries.splice(6..6, wide);
+        entries
+    }
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn a_mint_waits_in_few_bytes() {
+        let mut entries = Entries::of(&[minted(1, NOW, NOW + 900_000)]);
+        for (entry, bytes) in [(minted(1, NOW, NOW + (1 << 32) - 1), 27), (revealed(1, NOW), 23), (minted(2, NOW, NOW), 39)] {
+            let before = entries.all().bytes();
+            entries.push(&entry);
+            assert_eq!(entries.all().bytes() - before, bytes);
+        }
+        // When all are gone, another key is the usual one.
+        entries.remove_first(4);
+        entries.push(&minted(2, NOW, NOW));
+        assert_eq!(entries.all().bytes(), 27);
     }
 
     #[test]
@@ -222,21 +417,25 @@ mod tests {
             assert_eq!((first.len(), others.len()), (cut, given.len() - cut));
             let place = Place::default().behind(first);
             assert_eq!(encoded.since(place).decode().unwrap(), given[cut..]);
-            let mut joined = Entries::of(&given[..2]);
-            joined.extend(others);
-            assert_eq!(joined.all().decode().unwrap(), [&given[..2], &given[cut..]].concat());
+            // Behind others with the same usual key, another one, and none.
+            for before in [&given[..2], &given[..4], &given[5..7]] {
+                let mut joined = Entries::of(before);
+                joined.extend(others);
+                joined.push(&given[3]);
+                assert_eq!(joined.all().decode().unwrap(), [before, &given[cut..], &given[3..4]].concat());
+            }
             let end = encoded.end();
             let (removed, beginning) = encoded.remove_first(cut);
             assert_eq!((removed, beginning), (given[..cut].iter().map(notes).sum::<u64>(), place));
-            assert_eq!(encoded, Entries::of(&given[cut..]));
+            assert_eq!((encoded.all().decode().unwrap(), encoded.len()), (given[cut..].to_vec(), given.len() - cut));
             assert_eq!(end.counted_from(beginning), encoded.end());
             assert_eq!(place.counted_from(end), Place::default());
         }
         let encoded = Entries::of(&given);
-        assert_eq!(encoded.all().notes(), 11);
+        assert_eq!(encoded.all().notes(), given.len() as u64 + 6);
         let parts: Vec<_> = encoded.all().chunks(2).map(|part| part.decode().unwrap()).collect();
-        assert_eq!(parts, [&given[..2], &given[2..4], &given[4..]]);
-        let two: usize = encoded.all().iter().take(2).map(|(encoded, _)| encoded.len()).sum();
+        assert_eq!(parts, given.chunks(2).collect::<Vec<_>>());
+        let two: usize = encoded.all().iter().take(2).map(|(entry, _)| entry.most_bytes()).sum();
         assert_eq!([two + 19, two + 20].map(|bytes| encoded.all().fitting(bytes, 10)), [1, 2]);
     }
 }

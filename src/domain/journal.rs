@@ -98,8 +98,7 @@ impl Row {
         let room = ROW_BYTES.saturating_sub(self.parts.len() + MORE_BYTES);
         let (mut count, mut next) = (0, first);
         for (entry, notes) in entries.iter() {
-            // Packed, an entry has three bytes more than encoded at most, unless the host's clock jumps; there is room for that too.
-            let fits = self.packer.len() + entry.len() + 3 <= room;
+            let fits = self.packer.len() + entry.most_bytes() <= room;
             // No entry has more than a few hundred bytes.
             let is_first = self.accounts.is_empty() && count == 0;
             if !fits && !is_first {

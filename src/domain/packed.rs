@@ -25,6 +25,14 @@ const REVEALED: u64 = 2;
 /// How many API keys, and how many lifetimes, are named by their place.
 const MAX_PLACES: usize = 64;
 
+/// The most that a mint takes, which is more than a reveal does: kind, time, place, key, token, place and lifetime.
+pub(crate) const COMMON_BYTES: usize = 1 + 9 + 1 + 12 + 16 + 1 + 9;
+
+/// The most that an entry of kind 0 takes whose encoding has so many bytes, up to 65,535: its version is left out.
+pub(crate) const fn most_bytes(encoded: usize) -> usize {
+    encoded + 3
+}
+
 const MALFORMED: CodecError = CodecError::of("a packed entry is malformed");
 
 /// What entries that follow one another have in common.
@@ -99,11 +107,11 @@ impl Packer {
         self.bytes
     }
 
-    /// Adds an entry, as [`codec::encode`] encodes it.
-    pub(crate) fn push(&mut self, encoded: &[u8]) {
-        match Common::of(encoded) {
-            Some(common) => self.push_common(&common),
-            None => {
+    /// Adds an entry.
+    pub(crate) fn push(&mut self, entry: Form<'_>) {
+        match entry {
+            Form::Common(common) => self.push_common(&common),
+            Form::Encoded(encoded) => {
                 let plain = encoded.get(1..).unwrap_or_default();
                 codec::put_number(AS_ENCODED, &mut self.bytes);
                 codec::put_number(plain.len() as u64, &mut self.bytes);
@@ -116,15 +124,14 @@ impl Packer {
         let Common { at, key, what } = *entry;
         let kind = if matches!(what, What::Minted { .. }) { MINTED } else { REVEALED };
         let (place, is_new) = self.context.keys.place(key);
-        let mut packed = codec::Small::part();
+        let mut packed = codec::Small::default();
         packed.number(kind).number(signed(at.wrapping_sub(self.context.at))).number(place);
         self.context.at = at;
         if is_new {
             packed.bytes(key.as_bytes());
         }
         match what {
-            What::Minted { session, expires } => {
-                let lifetime = expires.wrapping_sub(at);
+            What::Minted { session, lifetime } => {
                 let (place, is_new) = self.context.lifetimes.place(lifetime);
                 packed.bytes(session.as_bytes()).number(place);
                 if is_new {
@@ -163,74 +170,91 @@ impl Unpacker {
             let entry: NewEntry = codec::decode_body(plain)?;
             // Whatever has another spelling must have that, numbers in the codec's own included.
             let is_as_encoded = codec::encode(&entry)?.get(1..) == Some(plain);
-            return if is_as_encoded && !is_common(&entry) { Ok(entry) } else { Err(MALFORMED) };
+            return if is_as_encoded && Common::of(&entry).is_none() { Ok(entry) } else { Err(MALFORMED) };
         }
         let at = self.0.at.wrapping_add(unsigned(from.number()?));
         self.0.at = at;
         let key = self.0.keys.named(from, |from| Ok(ApiKeyId::from_bytes(*from.array()?)))?;
         let id = *from.array()?;
-        let (action, target) = match kind {
+        let what = match kind {
             MINTED => {
                 let lifetime = self.0.lifetimes.named(from, |from| Ok(unsigned(from.number()?)))?;
-                let expires = Timestamp::from_millis(at.wrapping_add(lifetime));
-                (AuditAction::SessionMinted { session: SessionTokenId::from_bytes(id), expires }, None)
+                What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
             }
-            REVEALED => (AuditAction::SecretRevealed, Some(ConnectionId::from_bytes(id))),
+            REVEALED => What::Revealed { connection: ConnectionId::from_bytes(id) },
             _ => return Err(MALFORMED),
         };
-        Ok(NewEntry { at: Timestamp::from_millis(at), actor: AuditActor::ApiKey(key), action, target })
+        Ok(Common { at, key, what }.into())
+    }
+}
+
+/// An entry that is to be packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form<'a> {
+    Common(Common),
+    /// Any other, as [`codec::encode`] encodes it.
+    Encoded(&'a [u8]),
+}
+
+impl Form<'_> {
+    /// The entry.
+    pub(crate) fn decode(self) -> Result<NewEntry, CodecError> {
+        match self {
+            Form::Common(common) => Ok(common.into()),
+            Form::Encoded(encoded) => codec::decode(encoded),
+        }
+    }
+
+    /// The most bytes that it takes packed.
+    pub(crate) fn most_bytes(self) -> usize {
+        match self {
+            Form::Common(_) => COMMON_BYTES,
+            Form::Encoded(encoded) => most_bytes(encoded.len()),
+        }
     }
 }
 
 /// An entry of kind 1 or 2.
-struct Common {
-    at: u64,
-    key: ApiKeyId,
-    what: What,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Common {
+    pub(crate) at: u64,
+    pub(crate) key: ApiKeyId,
+    pub(crate) what: What,
 }
 
-#[derive(Clone, Copy)]
-enum What {
-    Minted { session: SessionTokenId, expires: u64 },
+/// What was done by the holder of an API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Minted { session: SessionTokenId, lifetime: u64 },
     Revealed { connection: ConnectionId },
 }
 
 impl Common {
-    /// Takes an encoded entry apart, if it is one of these.
-    fn of(encoded: &[u8]) -> Option<Self> {
-        use crate::domain::audit::{BY_API_KEY, SECRET_REVEALED, SESSION_MINTED};
-
-        let mut from = Reader::of(encoded).ok()?;
-        let at = from.number().ok()?;
-        if from.number().ok()? != BY_API_KEY {
-            return None;
-        }
-        let key = ApiKeyId::from_bytes(*from.array().ok()?);
-        let what = match from.number().ok()? {
-            SESSION_MINTED => {
-                let session = SessionTokenId::from_bytes(*from.array().ok()?);
-                let expires = from.number().ok()?;
-                (from.number().ok()? == 0).then_some(What::Minted { session, expires })?
+    /// What an entry says, if it is one of these.
+    pub(crate) fn of(entry: &NewEntry) -> Option<Self> {
+        let AuditActor::ApiKey(key) = entry.actor else { return None };
+        let at = entry.at.as_millis();
+        let what = match (&entry.action, entry.target) {
+            (AuditAction::SessionMinted { session, expires }, None) => {
+                What::Minted { session: *session, lifetime: expires.as_millis().wrapping_sub(at) }
             }
-            SECRET_REVEALED => {
-                let has_target = from.number().ok()? == 1;
-                has_target.then(|| from.array().ok())?.map(|id| What::Revealed { connection: ConnectionId::from_bytes(*id) })?
-            }
+            (AuditAction::SecretRevealed, Some(connection)) => What::Revealed { connection },
             _ => return None,
         };
-        from.finish().ok()?;
         Some(Self { at, key, what })
     }
 }
 
-fn is_common(entry: &NewEntry) -> bool {
-    let by_key = matches!(entry.actor, AuditActor::ApiKey(_));
-    let what = match entry.action {
-        AuditAction::SessionMinted { .. } => entry.target.is_none(),
-        AuditAction::SecretRevealed => entry.target.is_some(),
-        _ => false,
-    };
-    by_key && what
+impl From<Common> for NewEntry {
+    fn from(Common { at, key, what }: Common) -> Self {
+        let (action, target) = match what {
+            What::Minted { session, lifetime } => {
+                (AuditAction::SessionMinted { session, expires: Timestamp::from_millis(at.wrapping_add(lifetime)) }, None)
+            }
+            What::Revealed { connection } => (AuditAction::SecretRevealed, Some(connection)),
+        };
+        Self { at: Timestamp::from_millis(at), actor: AuditActor::ApiKey(key), action, target }
+    }
 }
 
 /// Small numbers for small differences of either sign.
@@ -285,7 +309,14 @@ mod tests {
 
     fn packed(entries: &[NewEntry]) -> Vec<u8> {
         let mut packer = Packer::default();
-        entries.iter().for_each(|entry| packer.push(&codec::encode(entry).unwrap()));
+        for entry in entries {
+            let before = packer.len();
+            let encoded = codec::encode(entry).unwrap();
+            let form = Common::of(entry).map_or(Form::Encoded(&encoded), Form::Common);
+            assert_eq!(&form.decode().unwrap(), entry);
+            packer.push(form);
+            assert!(packer.len() - before <= form.most_bytes());
+        }
         packer.finish()
     }
 
@@ -323,6 +354,7 @@ mod tests {
         };
         let mints: Vec<_> = (0..10).map(|number| mint(number * 40)).collect();
         assert_eq!(codec::encode(&mints[0]).unwrap().len(), 50);
+        assert_eq!(packed(&mints[..1]).len(), 1 + 9 + 1 + 12 + 16 + 1 + 5);
         assert_eq!(packed(&mints).len() - packed(&mints[..9]).len(), 1 + 1 + 1 + 16 + 1);
     }
 }

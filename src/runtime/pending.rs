@@ -12,9 +12,8 @@ use crate::ids::ConnectionId;
 /// How many bytes of entries that waited go into one commit: they fit beside the largest credential.
 const BYTES_PER_COMMIT: usize = 38_400;
 
-/// The most that an entry takes in a segment beside its encoding: three bytes where it can't be packed, and its share of what the segment
-/// has. A mint between jumps of the host's clock may take more; commits have room for that.
-const MORE_BYTES: usize = 10;
+/// An entry's share of what its segment has.
+const MORE_BYTES: usize = 7;
 
 /// Entries in the order in which they happened, and when credentials were used.
 #[derive(Debug, Default)]
