@@ -1,4 +1,4 @@
-//! Twenty thousand connections that are due in one minute, each refreshed once by the vault, against the bare HTTP client that makes
+//! A hundred thousand connections that are due in one minute, each refreshed once by the vault, against the bare HTTP client that makes
 //! the same requests with the same number at once. The token endpoint is on loopback, in this process, for both.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::world::{Outcome, World, figure};
 
 /// `ANCHORHOLD_STORM` for another number.
-const CONNECTIONS: usize = 20_000;
+const CONNECTIONS: usize = 100_000;
 
 /// How many requests the vault makes at once to a provider whose settings say nothing else.
 const AT_ONCE: usize = 64;
