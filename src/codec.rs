@@ -90,7 +90,17 @@ impl Small {
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {
         let (bytes, len) = number_bytes(number);
-        self.bytes(&bytes[..len])
+        self.first(bytes, len)
+    }
+
+    /// The first bytes of an array, whose others are written over by what comes next: a copy of a fixed length is one instruction.
+    ///
+    /// # Panics
+    /// Like [`bytes`](Self::bytes), of the whole array.
+    pub(crate) fn first<const N: usize>(&mut self, bytes: [u8; N], count: usize) -> &mut Self {
+        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
+        self.len += count;
+        self
     }
 
     /// An array of bytes.
@@ -141,7 +151,6 @@ impl<'a> Reader<'a> {
     }
 
     /// Of bytes that have no version byte.
-    #[cfg(test)]
     pub(crate) fn of_body(body: &'a [u8]) -> Self {
         Self(body)
     }
@@ -182,6 +191,11 @@ impl<'a> Reader<'a> {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
     }
 
     /// Nothing may be left over.

@@ -1,7 +1,7 @@
 //! Audit entries as they wait: put here once, when they are noted, in as few bytes as they can be had without regard to one another, since ten
 //! thousand accounts that mint have more of them than fit the processor's caches. The journal's row and the audit's segment pack them.
 
-use crate::codec::{self, CodecError};
+use crate::codec::{self, CodecError, Reader};
 use crate::domain::audit::NewEntry;
 use crate::domain::journal::notes;
 use crate::domain::packed::{self, Common, Form, What};
@@ -50,11 +50,11 @@ const OTHER_KEY: u8 = 2;
 const WIDE: u8 = 4;
 
 impl Entries {
-    /// Encodes entries.
-    pub(crate) fn of(entries: &[NewEntry]) -> Self {
-        let mut encoded = Self::default();
-        entries.iter().for_each(|entry| encoded.push(entry));
-        encoded
+    /// Puts entries together.
+    pub(crate) fn of(given: &[NewEntry]) -> Self {
+        let mut entries = Self::default();
+        given.iter().for_each(|entry| entries.push(entry));
+        entries
     }
 
     /// Adds an entry.
@@ -79,17 +79,16 @@ impl Entries {
             kind |= OTHER_KEY;
         }
         let (time_bytes, lifetime_bytes) = widths(kind);
-        let mut frame = CommonFrame::default();
-        frame.put([kind], 1);
-        frame.put(at.to_le_bytes(), time_bytes);
+        let mut frame = codec::Small::default();
+        frame.bytes(&[kind]).first(at.to_le_bytes(), time_bytes);
         if key != usual {
-            frame.put(*key.as_bytes(), key.as_bytes().len());
+            frame.bytes(key.as_bytes());
         }
-        frame.put(*id, id.len());
+        frame.bytes(id);
         if let Some(lifetime) = lifetime {
-            frame.put(lifetime.to_le_bytes(), lifetime_bytes);
+            frame.first(lifetime.to_le_bytes(), lifetime_bytes);
         }
-        self.frames.extend_from_slice(&frame.bytes[..frame.len]);
+        self.frames.extend_from_slice(frame.finished());
         self.count += 1;
     }
 
@@ -121,17 +120,17 @@ impl Entries {
             self.count += entries.count;
             return;
         }
-        let mut rest = entries.frames;
-        let mut before = rest;
-        while let Some((entry, _)) = next_frame(&mut rest, entries.usual) {
+        let mut rest = Reader::of_body(entries.frames);
+        loop {
+            let before = rest.rest();
+            let Some((entry, _)) = next_frame(&mut rest, entries.usual) else { return };
             match entry {
                 Form::Common(common) => self.push_common(&common),
                 Form::Encoded(_) => {
-                    self.frames.extend_from_slice(&before[..before.len() - rest.len()]);
+                    self.frames.extend_from_slice(&before[..before.len() - rest.rest().len()]);
                     self.count += 1;
                 }
             }
-            before = rest;
         }
     }
 
@@ -206,19 +205,19 @@ impl<'a> Slice<'a> {
 
     /// How many notes they stand for.
     pub(crate) fn notes(&self) -> u64 {
-        let mut rest = self.frames;
+        let mut rest = Reader::of_body(self.frames);
         std::iter::from_fn(|| pass_frame(&mut rest)).map(|passed| passed.notes).sum()
     }
 
     /// Each one, and how many notes it stands for.
     pub(crate) fn iter(self) -> impl Iterator<Item = (Form<'a>, u64)> {
-        let mut rest = self.frames;
+        let mut rest = Reader::of_body(self.frames);
         std::iter::from_fn(move || next_frame(&mut rest, self.usual))
     }
 
     /// How many of the first ones take no more than so many bytes together, packed, if each takes so many more.
     pub(crate) fn fitting(self, bytes: usize, more: usize) -> usize {
-        let mut rest = self.frames;
+        let mut rest = Reader::of_body(self.frames);
         let sums = std::iter::from_fn(|| pass_frame(&mut rest)).scan(0, |sum, passed| {
             *sum += passed.most_bytes + more;
             Some(*sum)
@@ -229,11 +228,11 @@ impl<'a> Slice<'a> {
     /// The first ones, and the others.
     pub(crate) fn split_at(self, count: usize) -> (Self, Self) {
         let count = count.min(self.count);
-        let mut rest = self.frames;
+        let mut rest = Reader::of_body(self.frames);
         for _ in 0..count {
             let _passed = pass_frame(&mut rest);
         }
-        let (first, others) = self.frames.split_at(self.frames.len() - rest.len());
+        let (first, others) = self.frames.split_at(self.frames.len() - rest.rest().len());
         (Self { frames: first, count, ..self }, Self { frames: others, count: self.count - count, ..self })
     }
 
@@ -253,28 +252,6 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// A frame of a common kind in the making.
-struct CommonFrame {
-    bytes: [u8; Self::MOST],
-    len: usize,
-}
-
-impl CommonFrame {
-    const MOST: usize = 1 + 8 + 12 + 16 + 8;
-
-    /// Puts bytes at the end, of which so many first ones stay: a copy of a fixed length is one instruction.
-    fn put<const N: usize>(&mut self, bytes: [u8; N], kept: usize) {
-        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
-        self.len += kept;
-    }
-}
-
-impl Default for CommonFrame {
-    fn default() -> Self {
-        Self { bytes: [0; Self::MOST], len: 0 }
-    }
-}
-
 /// How many bytes time and lifetime have in frames of a common kind.
 fn widths(kind: u8) -> (usize, usize) {
     if kind & WIDE == 0 { (6, 4) } else { (8, 8) }
@@ -287,67 +264,51 @@ struct Passed {
 }
 
 /// Takes the first frame off; `None` at the end.
-fn pass_frame(rest: &mut &[u8]) -> Option<Passed> {
-    let (kind, mut behind) = rest.split_first()?;
+fn pass_frame(from: &mut Reader<'_>) -> Option<Passed> {
+    let [kind] = *from.array().ok()?;
     let (notes, length, most_bytes) = if kind & COMMON == 0 {
-        let (notes, length) = encoded_head(*kind, &mut behind)?;
+        let (notes, length) = encoded_head(kind, from)?;
         (notes, length, packed::most_bytes(length))
     } else {
-        let (time, lifetime) = widths(*kind);
+        let (time, lifetime) = widths(kind);
         let key = if kind & OTHER_KEY == 0 { 0 } else { size_of::<ApiKeyId>() };
         let lifetime = if kind & REVEALED == 0 { lifetime } else { 0 };
         (1, time + key + size_of::<SessionTokenId>() + lifetime, packed::COMMON_BYTES)
     };
-    bytes(&mut behind, length)?;
-    *rest = behind;
+    from.bytes(length).ok()?;
     Some(Passed { notes, most_bytes })
 }
 
 /// How many notes an encoded entry stands for, and how many bytes it has.
-fn encoded_head(kind: u8, from: &mut &[u8]) -> Option<(u64, usize)> {
-    let notes = if kind == SEVERAL { u64::from_le_bytes(*array(from)?) } else { 1 };
-    Some((notes, u32::from_le_bytes(*array(from)?) as usize))
+fn encoded_head(kind: u8, from: &mut Reader<'_>) -> Option<(u64, usize)> {
+    let notes = if kind == SEVERAL { number::<8>(from)? } else { 1 };
+    Some((notes, u32::from_le_bytes(*from.array().ok()?) as usize))
 }
 
 /// Takes the first frame off, and reads its entry; `None` at the end.
-fn next_frame<'a>(rest: &mut &'a [u8], usual: Option<ApiKeyId>) -> Option<(Form<'a>, u64)> {
-    let (kind, mut behind) = rest.split_first()?;
-    let read = if kind & COMMON == 0 {
-        let (notes, length) = encoded_head(*kind, &mut behind)?;
-        (Form::Encoded(bytes(&mut behind, length)?), notes)
+fn next_frame<'a>(from: &mut Reader<'a>, usual: Option<ApiKeyId>) -> Option<(Form<'a>, u64)> {
+    let [kind] = *from.array().ok()?;
+    if kind & COMMON == 0 {
+        let (notes, length) = encoded_head(kind, from)?;
+        return Some((Form::Encoded(from.bytes(length).ok()?), notes));
+    }
+    let wide = kind & WIDE != 0;
+    let at = if wide { number::<8>(from)? } else { number::<6>(from)? };
+    let key = if kind & OTHER_KEY == 0 { usual? } else { ApiKeyId::from_bytes(*from.array().ok()?) };
+    let id = *from.array().ok()?;
+    let what = if kind & REVEALED == 0 {
+        let lifetime = if wide { number::<8>(from)? } else { number::<4>(from)? };
+        What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
     } else {
-        let wide = kind & WIDE != 0;
-        let at = if wide { number::<8>(&mut behind)? } else { number::<6>(&mut behind)? };
-        let key = if kind & OTHER_KEY == 0 { usual? } else { ApiKeyId::from_bytes(*array(&mut behind)?) };
-        let id = *array(&mut behind)?;
-        let what = if kind & REVEALED == 0 {
-            let lifetime = if wide { number::<8>(&mut behind)? } else { number::<4>(&mut behind)? };
-            What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
-        } else {
-            What::Revealed { connection: ConnectionId::from_bytes(id) }
-        };
-        (Form::Common(Common { at, key, what }), 1)
+        What::Revealed { connection: ConnectionId::from_bytes(id) }
     };
-    *rest = behind;
-    Some(read)
-}
-
-fn bytes<'a>(from: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (bytes, others) = from.split_at_checked(count)?;
-    *from = others;
-    Some(bytes)
-}
-
-fn array<'a, const N: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; N]> {
-    let (array, others) = from.split_first_chunk()?;
-    *from = others;
-    Some(array)
+    Some((Form::Common(Common { at, key, what }), 1))
 }
 
 /// A number of so many bytes, up to eight.
-fn number<const N: usize>(from: &mut &[u8]) -> Option<u64> {
+fn number<const N: usize>(from: &mut Reader<'_>) -> Option<u64> {
     let mut number = [0; 8];
-    number[..N].copy_from_slice(array::<N>(from)?);
+    number[..N].copy_from_slice(from.array::<N>().ok()?);
     Some(u64::from_le_bytes(number))
 }
 

@@ -193,18 +193,21 @@ fn a_commit_is_shown_when_it_is_durable_and_not_before() {
 
 #[test]
 fn what_was_refused_while_it_became_durable_is_not_shown_before_reopening() {
-    const SYNC: Duration = Duration::from_millis(600);
+    const SYNC: Duration = Duration::from_secs(1);
     let bench = Bench::with_small_shards(1);
     let storage = bench.open();
     let (shard, tree) = create(&*storage, 1);
     // No header can be written where a directory is in its way, which poisons while the commit waits for its sync.
     let in_the_way = bench.path().join("header.a.new");
     fs::create_dir(&in_the_way).unwrap();
+    let syncs = bench.options.faults.syncs();
     bench.options.faults.stall_nth_sync(1, SYNC);
     std::thread::scope(|scope| {
-        let begun = Instant::now();
         let refused = scope.spawn(|| block_on(tree.commit(commit(1, &[(b"k", b"in doubt")]))));
-        std::thread::sleep(SYNC / 8);
+        while bench.options.faults.syncs() == syncs {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let begun = Instant::now();
         assert!(matches!(block_on(storage.write_header(b"header".to_vec())), Err(StorageError::Poisoned(_))));
         assert!(matches!(refused.join().unwrap(), Err(StorageError::Poisoned(_))));
         assert!(begun.elapsed() < SYNC, "it was told after its sync");
