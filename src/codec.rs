@@ -85,7 +85,7 @@ impl Default for Small {
 
 impl Small {
     /// The most bytes.
-    const MAX: usize = 96;
+    const MAX: usize = 64;
 
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {
@@ -106,7 +106,7 @@ impl Small {
     /// An array of bytes.
     ///
     /// # Panics
-    /// When there are more than 96 in all.
+    /// When there are more than 64 in all.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();

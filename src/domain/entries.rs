@@ -264,10 +264,11 @@ struct Passed {
 }
 
 /// Takes the first frame off; `None` at the end.
-fn pass_frame(from: &mut Reader<'_>) -> Option<Passed> {
+fn pass_frame(rest: &mut Reader<'_>) -> Option<Passed> {
+    let mut from = *rest;
     let [kind] = *from.array().ok()?;
     let (notes, length, most_bytes) = if kind & COMMON == 0 {
-        let (notes, length) = encoded_head(kind, from)?;
+        let (notes, length) = encoded_head(kind, &mut from)?;
         (notes, length, packed::most_bytes(length))
     } else {
         let (time, lifetime) = widths(kind);
@@ -276,6 +277,7 @@ fn pass_frame(from: &mut Reader<'_>) -> Option<Passed> {
         (1, time + key + size_of::<SessionTokenId>() + lifetime, packed::COMMON_BYTES)
     };
     from.bytes(length).ok()?;
+    *rest = from;
     Some(Passed { notes, most_bytes })
 }
 
@@ -286,23 +288,27 @@ fn encoded_head(kind: u8, from: &mut Reader<'_>) -> Option<(u64, usize)> {
 }
 
 /// Takes the first frame off, and reads its entry; `None` at the end.
-fn next_frame<'a>(from: &mut Reader<'a>, usual: Option<ApiKeyId>) -> Option<(Form<'a>, u64)> {
+fn next_frame<'a>(rest: &mut Reader<'a>, usual: Option<ApiKeyId>) -> Option<(Form<'a>, u64)> {
+    let mut from = *rest;
     let [kind] = *from.array().ok()?;
-    if kind & COMMON == 0 {
-        let (notes, length) = encoded_head(kind, from)?;
-        return Some((Form::Encoded(from.bytes(length).ok()?), notes));
-    }
-    let wide = kind & WIDE != 0;
-    let at = if wide { number::<8>(from)? } else { number::<6>(from)? };
-    let key = if kind & OTHER_KEY == 0 { usual? } else { ApiKeyId::from_bytes(*from.array().ok()?) };
-    let id = *from.array().ok()?;
-    let what = if kind & REVEALED == 0 {
-        let lifetime = if wide { number::<8>(from)? } else { number::<4>(from)? };
-        What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
+    let read = if kind & COMMON == 0 {
+        let (notes, length) = encoded_head(kind, &mut from)?;
+        (Form::Encoded(from.bytes(length).ok()?), notes)
     } else {
-        What::Revealed { connection: ConnectionId::from_bytes(id) }
+        let wide = kind & WIDE != 0;
+        let at = if wide { number::<8>(&mut from)? } else { number::<6>(&mut from)? };
+        let key = if kind & OTHER_KEY == 0 { usual? } else { ApiKeyId::from_bytes(*from.array().ok()?) };
+        let id = *from.array().ok()?;
+        let what = if kind & REVEALED == 0 {
+            let lifetime = if wide { number::<8>(&mut from)? } else { number::<4>(&mut from)? };
+            What::Minted { session: SessionTokenId::from_bytes(id), lifetime }
+        } else {
+            What::Revealed { connection: ConnectionId::from_bytes(id) }
+        };
+        (Form::Common(Common { at, key, what }), 1)
     };
-    Some((Form::Common(Common { at, key, what }), 1))
+    *rest = from;
+    Some(read)
 }
 
 /// A number of so many bytes, up to eight.
