@@ -67,10 +67,17 @@ FALSE, TRUE = b"\0", b"\1"
 # --- everything that the vectors are about ---
 
 ROOT_KEY, VAULT, VAULT_KEY = run(0x00, 32), run(0x20, 16), run(0x80, 32)
-HANDLE, ACCOUNT_KEY, TOKEN_KEY, AUDIT_KEY = run(0x30, 16), run(0xA0, 32), run(0xC0, 32), run(0xE0, 32)
-ENVIRONMENT, ENVIRONMENT_VARIANT = b"\x01", varint(0)  # test
+ACCOUNT_KEY, TOKEN_KEY, AUDIT_KEY = run(0xA0, 32), run(0xC0, 32), run(0xE0, 32)
+ENVIRONMENT = b"\x01"  # test
 ID, NOW, SHARD, GENERATION = "acme-42", 1_700_000_000_000, 0, 1
 ACTOR_HOST, ACCOUNT_CREATED = varint(3), varint(0)
+
+
+def locator():
+    return mac(derive(VAULT_KEY, "locator"), "locator", ENVIRONMENT, ID.encode())
+
+
+HANDLE = locator()[:4] + run(0x34, 12)
 
 
 def nonce(number):
@@ -121,15 +128,11 @@ def account_rows():
     return rows, plain, digest
 
 
-def locator():
-    return mac(derive(VAULT_KEY, "locator"), "locator", ENVIRONMENT, ID.encode())
-
-
 def directory_rows():
-    by_id = struct.pack(">H", int.from_bytes(locator()[:2], "big") >> 4) + b"l" + ENVIRONMENT + locator()
-    by_handle = struct.pack(">H", int.from_bytes(HANDLE[:2], "big") >> 4) + b"h" + HANDLE
-    plain = {by_id: encoded(text(ID), HANDLE, varint(SHARD), varint(NOW)),
-             by_handle: encoded(ENVIRONMENT_VARIANT, locator(), varint(SHARD))}
+    by_id = struct.pack(">H", int.from_bytes(locator()[:2], "big") >> 4) + b"a" + locator() + ENVIRONMENT
+    lost = run(0x30, 16)
+    unnamed = struct.pack(">H", int.from_bytes(lost[:2], "big") >> 4) + b"n" + lost
+    plain = {by_id: encoded(text(ID), HANDLE, varint(SHARD), varint(NOW)), unnamed: encoded(varint(SHARD))}
     rows, heads, marks, number = {}, {}, {}, 0x71
     seal_row = lambda key, data: envelope(derive(VAULT_KEY, "directory-seal"), 1, 1, nonce(number), [VAULT, key], data)
     for key, data in plain.items():
@@ -243,6 +246,7 @@ def records():
                              NONE, varint(1), some(varint(NOW)), some(failure), some(varint(NOW)), some(varint(1)),
                              some(varint(NOW)))
     yield "due", encoded(varint(300))
+    yield "unnamed", encoded(varint(300))
     yield "wheel", encoded(varint(300))
     yield "spent token", encoded(varint(1), varint(NOW))
     yield "tombstone", encoded(varint(1), varint(300))

@@ -5,8 +5,8 @@
 //! | kind | rest | row |
 //! |---|---|---|
 //! | 0 | – | the bucket's head: digest over every other row of the bucket |
-//! | `l` | environment ‖ locator | an account, found by the keyed hash of its `linked_account_id` |
-//! | `h` | handle | the same account, found by its handle |
+//! | `a` | locator ‖ environment | an account, found by the keyed hash of its `linked_account_id`, and by its handle: see below |
+//! | `n` | handle | an account that can't be read and that nobody names, after the directory was made anew |
 //! | `k` | environment ‖ key id | an API key |
 //! | `p` | environment ‖ locator of the name | a provider's settings |
 //! | `c` | environment ‖ locator of the name | the client that the host has at a provider |
@@ -16,6 +16,11 @@
 //! | `e` | environment | facts of the environment: whether its first API key was handed out, the ends of its audit chain |
 //! | `j` | number | what happened to accounts lately and is not in their own audits yet; in a bucket of its own |
 //! | `u` | first sequence | a segment of an environment's API-key audit; in a range of its own, covered by the chain |
+
+//!
+//! An account has one row. Its handle begins with the first four bytes of its locator, so whoever has the handle finds the row among the few,
+//! nearly always none but it, whose locators begin so. With a row by the handle as well, a change of both was a change of two pages of the
+//! engine, and the directory, what it takes to open it and what it takes of the cache were twice as large.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +44,7 @@ const AUDIT_RANGE: u16 = 0xf000;
 pub(crate) enum RowName {
     BucketHead(u16),
     Account(Environment, [u8; 32]),
-    Handle(AccountHandle),
+    Unnamed(AccountHandle),
     ApiKey(Environment, ApiKeyId),
     Provider(Environment, [u8; 32]),
     OAuthClient(Environment, [u8; 32]),
@@ -57,7 +62,7 @@ impl RowName {
         match self {
             RowName::BucketHead(bucket) => Some(*bucket),
             RowName::Account(_, locator) => Some(account_bucket(locator)),
-            RowName::Handle(handle) => Some(account_bucket(handle.as_bytes())),
+            RowName::Unnamed(handle) => Some(handle_bucket(handle)),
             RowName::Due(slot, _) => Some(due_bucket(*slot)),
             RowName::ApiKey(..)
             | RowName::Provider(..)
@@ -80,8 +85,11 @@ impl RowName {
         bytes.extend_from_slice(&range.to_be_bytes());
         match self {
             RowName::BucketHead(_) => bytes.push(0),
-            RowName::Account(environment, locator) => push(&mut bytes, b'l', Some(environment), &locator),
-            RowName::Handle(handle) => push(&mut bytes, b'h', None, handle.as_bytes()),
+            RowName::Account(environment, locator) => {
+                push(&mut bytes, b'a', None, &locator);
+                bytes.push(environment.byte());
+            }
+            RowName::Unnamed(handle) => push(&mut bytes, b'n', None, handle.as_bytes()),
             RowName::ApiKey(environment, id) => push(&mut bytes, b'k', Some(environment), id.as_bytes()),
             RowName::Provider(environment, locator) => push(&mut bytes, b'p', Some(environment), &locator),
             RowName::OAuthClient(environment, locator) => push(&mut bytes, b'c', Some(environment), &locator),
@@ -104,8 +112,11 @@ impl RowName {
         let (kind, rest) = rest.split_first()?;
         let name = match kind {
             0 if rest.is_empty() && range < BUCKETS => RowName::BucketHead(range),
-            b'l' => with_environment(rest, RowName::Account)?,
-            b'h' => RowName::Handle(AccountHandle::from_bytes(rest.try_into().ok()?)),
+            b'a' => {
+                let (environment, locator) = rest.split_last()?;
+                RowName::Account(Environment::from_byte(*environment)?, locator.try_into().ok()?)
+            }
+            b'n' => RowName::Unnamed(AccountHandle::from_bytes(rest.try_into().ok()?)),
             b'k' => with_environment(rest, |environment, id| RowName::ApiKey(environment, ApiKeyId::from_bytes(id)))?,
             b'p' => with_environment(rest, RowName::Provider)?,
             b'c' => with_environment(rest, RowName::OAuthClient)?,
@@ -131,13 +142,23 @@ impl RowName {
         (bucket.to_be_bytes().to_vec(), (bucket + 1).to_be_bytes().to_vec())
     }
 
+    /// The range of keys in which the row of the account with this handle is.
+    pub(crate) fn beside(handle: &AccountHandle) -> (Vec<u8>, Vec<u8>) {
+        let beginning = &handle.as_bytes()[..HANDLE_BEGINNING];
+        let mut start = handle_bucket(handle).to_be_bytes().to_vec();
+        push(&mut start, b'a', None, beginning);
+        // Nothing that begins so is above it.
+        let end = [start.as_slice(), &[0xff; 34]].concat();
+        (start, end)
+    }
+
     /// The range of keys of one environment's API-key audit.
     pub(crate) fn audit_range(environment: Environment) -> (Vec<u8>, Vec<u8>) {
         Self::bucket_range(AUDIT_RANGE + u16::from(environment.byte()))
     }
 }
 
-/// An account in the directory, found by its locator.
+/// An account in the directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AccountRow {
     pub(crate) linked_account_id: String,
@@ -146,12 +167,25 @@ pub(crate) struct AccountRow {
     pub(crate) created: Timestamp,
 }
 
-/// An account in the directory, found by its handle.
+/// An account that can't be read, and of which only the shard is known. It stands there so that its tree is not taken for what a creation left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HandleRow {
+pub(crate) struct UnnamedRow {
+    pub(crate) shard: ShardId,
+}
+
+/// What the directory says of a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AccountPlace {
     pub(crate) environment: Environment,
     pub(crate) locator: [u8; 32],
     pub(crate) shard: ShardId,
+}
+
+impl AccountPlace {
+    /// That of an account that nobody names: with what no account has.
+    pub(crate) fn unnamed(row: UnnamedRow) -> Self {
+        Self { environment: Environment::Test, locator: [0; 32], shard: row.shard }
+    }
 }
 
 /// An account whose deletion is decided and whose bytes are not yet proven gone.
@@ -186,6 +220,21 @@ pub(crate) struct BucketHeadRow {
     pub(crate) digest: [u8; 32],
 }
 
+/// How much of a handle is its account's locator. What is left, 96 bits, is random.
+const HANDLE_BEGINNING: usize = 4;
+
+/// A handle for the account with this locator.
+pub(crate) fn handle_beside(locator: &[u8; 32], random: [u8; 16]) -> AccountHandle {
+    let mut bytes = random;
+    bytes[..HANDLE_BEGINNING].copy_from_slice(&locator[..HANDLE_BEGINNING]);
+    AccountHandle::from_bytes(bytes)
+}
+
+/// The bucket that the row of the account with this handle falls into.
+pub(crate) fn handle_bucket(handle: &AccountHandle) -> u16 {
+    account_bucket(handle.as_bytes())
+}
+
 fn account_bucket(uniform: &[u8]) -> u16 {
     // Locators and handles are uniform and at least 16 bytes long, so 12 bits of them spread evenly.
     u16::from_be_bytes([uniform[0], uniform[1]]) >> 4
@@ -212,6 +261,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_account_is_found_by_its_handle_and_the_handle_is_random() {
+        let ordinary: [u8; 32] = std::array::from_fn(|at| at as u8);
+        for locator in [ordinary, [0; 32], [0xff; 32]] {
+            for random in [[0; 16], [0xff; 16]] {
+                let handle = handle_beside(&locator, random);
+                assert_eq!(handle.as_bytes()[HANDLE_BEGINNING..], random[HANDLE_BEGINNING..]);
+                let (start, end) = RowName::beside(&handle);
+                for environment in Environment::ALL {
+                    let key = RowName::Account(environment, locator).to_bytes();
+                    assert!(start <= key && key < end);
+                }
+                let mut elsewhere = locator;
+                elsewhere[HANDLE_BEGINNING - 1] ^= 1;
+                let key = RowName::Account(Environment::Test, elsewhere).to_bytes();
+                assert!(key < start || end <= key);
+                let unnamed = RowName::Unnamed(handle).to_bytes();
+                assert!(unnamed < start || end <= unnamed);
+            }
+        }
+    }
+
+    #[test]
     fn every_name_reads_back_and_lies_in_its_range() {
         let handle = AccountHandle::from_bytes([0xff; 16]);
         let names = [
@@ -219,7 +290,7 @@ mod tests {
             RowName::BucketHead(CONTROL_BUCKET),
             RowName::Account(Environment::Test, [0xff; 32]),
             RowName::Account(Environment::Production, [0; 32]),
-            RowName::Handle(handle),
+            RowName::Unnamed(handle),
             RowName::ApiKey(Environment::Test, ApiKeyId::from_bytes([3; 12])),
             RowName::Provider(Environment::Test, [4; 32]),
             RowName::OAuthClient(Environment::Test, [5; 32]),

@@ -13,7 +13,7 @@ use super::api_key::ApiKeyRecord;
 use super::audit::{self, AuditAction, AuditActor, NewEntry};
 use super::credential::{Credential, CredentialKind, Revealed};
 use super::denial::DenialReason;
-use super::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, HandleRow, RowName, TombstoneRow, WheelRow};
+use super::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, RowName, TombstoneRow, UnnamedRow, WheelRow};
 use super::entries::Entries;
 use super::grants::{Permission, Permissions};
 use super::head::Digest;
@@ -110,16 +110,16 @@ fn documented_directory_rows_hold() {
         match RowName::parse(key).unwrap() {
             RowName::Account(Environment::Test, found) => {
                 assert_eq!(found, locator);
+                let (start, end) = RowName::beside(&handle());
+                assert!(start <= *key && *key < end, "it is found by the handle");
                 let row: AccountRow = codec::decode(plain).unwrap();
                 assert_eq!(
                     (row.linked_account_id.as_str(), row.handle, row.shard, row.created),
                     ("acme-42", handle(), ShardId(0), NOW)
                 );
             }
-            RowName::Handle(found) => {
-                assert_eq!(found, handle());
-                let row: HandleRow = codec::decode(plain).unwrap();
-                assert_eq!(row, HandleRow { environment: Environment::Test, locator, shard: ShardId(0) });
+            RowName::Unnamed(_) => {
+                assert_eq!(codec::decode::<UnnamedRow>(plain).unwrap(), UnnamedRow { shard: ShardId(0) });
             }
             RowName::BucketHead(bucket) => {
                 let head: BucketHeadRow = codec::decode(plain).unwrap();
@@ -217,6 +217,7 @@ fn documented_records_read_back() {
     assert_eq!(codec::encode(&connection).unwrap(), vector.bytes("connection"));
     assert_eq!(codec::encode(&refresh).unwrap(), vector.bytes("refresh"));
     assert_eq!(codec::encode(&DueRow { shard: ShardId(300) }).unwrap(), vector.bytes("due"));
+    assert_eq!(codec::encode(&UnnamedRow { shard: ShardId(300) }).unwrap(), vector.bytes("unnamed"));
     assert_eq!(codec::encode(&WheelRow { slot: 300 }).unwrap(), vector.bytes("wheel"));
     assert_eq!(codec::encode(&SpentToken { spent: Spent::UsedUp, until: NOW }).unwrap(), vector.bytes("spent token"));
     let tombstone = TombstoneRow { environment: Environment::Production, shard: ShardId(300) };

@@ -56,9 +56,9 @@ pub(crate) use credential::is_scope;
 use crate::crypto::rng;
 use crate::ids::{AccountHandle, ConnectionId, SessionTokenId};
 
-/// The name of a new account inside the vault.
-pub(crate) fn random_handle() -> AccountHandle {
-    AccountHandle::from_bytes(random())
+/// The name of a new account inside the vault: random but for its beginning, by which it lies beside this locator.
+pub(crate) fn random_handle(locator: &[u8; 32]) -> AccountHandle {
+    directory::handle_beside(locator, random())
 }
 
 /// The id of a new connection.

@@ -9,7 +9,7 @@ use super::vector_key;
 use crate::codec;
 use crate::domain::account::records::{ConnectionRecord, HeadRecord, InfoRecord, RefreshRecord, SpentToken};
 use crate::domain::api_key::ApiKeyRecord;
-use crate::domain::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, HandleRow, RowName, TombstoneRow, WheelRow};
+use crate::domain::directory::{AccountRow, BucketHeadRow, DueRow, EnvironmentRow, RowName, TombstoneRow, UnnamedRow, WheelRow};
 use crate::domain::{Keyring, Label, OAuthClient};
 use crate::ids::ShardId;
 use crate::secret::RootKey;
@@ -49,12 +49,12 @@ pub fn row_name(key: &[u8]) -> Option<(Vec<u8>, (Vec<u8>, Vec<u8>))> {
     Some((name.to_bytes(), range))
 }
 
-/// What a row holds, decoded and encoded again: of the directory's `l h x d w e b k c`, of an account's `I C F R H`.
+/// What a row holds, decoded and encoded again: of the directory's `a n x d w e b k c`, of an account's `I C F R H`.
 #[must_use]
 pub fn row_value(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     match kind {
-        b'l' => again::<AccountRow>(bytes),
-        b'h' => again::<HandleRow>(bytes),
+        b'a' => again::<AccountRow>(bytes),
+        b'n' => again::<UnnamedRow>(bytes),
         b'x' => again::<TombstoneRow>(bytes),
         b'd' => again::<DueRow>(bytes),
         b'w' => again::<WheelRow>(bytes),

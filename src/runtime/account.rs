@@ -15,7 +15,7 @@ use crate::domain::account::records::{ConnectionRecord, Owner, RecordKey};
 use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::account::state::{AccountState, Damage, Stamp, decode};
 use crate::domain::audit::{self, AuditAction, AuditActor};
-use crate::domain::directory::HandleRow;
+use crate::domain::directory::AccountPlace;
 use crate::domain::error::{Error, Item};
 use crate::domain::{Keyring, Plaintext};
 use crate::ids::{AccountHandle, ConnectionId, ShardId};
@@ -81,7 +81,7 @@ impl Loaded {
 pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, ()>);
 
 impl Account {
-    pub(crate) fn new(core: Arc<Core>, handle: AccountHandle, place: HandleRow, desk: Arc<Desk>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, handle: AccountHandle, place: AccountPlace, desk: Arc<Desk>) -> Self {
         let owner = Owner { vault: core.keyring.vault_id(), environment: place.environment, handle };
         Self {
             core,

@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::domain::directory::{BUCKETS, BucketHeadRow, RowName};
+use crate::domain::directory::{AccountPlace, AccountRow, BUCKETS, BucketHeadRow, RowName, UnnamedRow, handle_bucket};
 use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::domain::head::Digest;
 use crate::domain::{Keyring, Label, Plaintext};
+use crate::ids::AccountHandle;
 use crate::storage::{Anchored, Commit, Mark, MarkStep, Row, StorageError, Tree};
 
 /// A change names all its rows when it takes its locks; any other row is a fault in this crate.
@@ -64,6 +65,35 @@ impl Directory {
         }
         let key = name.to_bytes();
         self.tree.load(&key).await?.map(|value| self.open(&key, &value)).transpose()
+    }
+
+    /// Where an account is, or the proof that there is none with this handle.
+    pub(crate) async fn place(&self, handle: &AccountHandle) -> Result<Option<AccountPlace>, Error> {
+        self.prove(handle_bucket(handle)).await?;
+        let (start, end) = RowName::beside(handle);
+        for (key, value) in self.scan(start, &end).await? {
+            let Some(RowName::Account(environment, locator)) = RowName::parse(&key) else { continue };
+            let row: AccountRow = decode(&self.open(&key, &value)?)?;
+            if row.handle == *handle {
+                return Ok(Some(AccountPlace { environment, locator, shard: row.shard }));
+            }
+        }
+        Ok(self.get(RowName::Unnamed(*handle)).await?.map(AccountPlace::unnamed))
+    }
+
+    /// The accounts of one bucket, and where they are.
+    pub(crate) async fn accounts(&self, bucket: u16) -> Result<Vec<(AccountHandle, AccountPlace)>, Error> {
+        let rows = self.list_bytes(bucket, |name| matches!(name, RowName::Account(..) | RowName::Unnamed(_))).await?;
+        rows.into_iter()
+            .map(|(name, plain)| match name {
+                RowName::Account(environment, locator) => {
+                    let row: AccountRow = decode(&plain)?;
+                    Ok((row.handle, AccountPlace { environment, locator, shard: row.shard }))
+                }
+                RowName::Unnamed(handle) => Ok((handle, AccountPlace::unnamed(decode::<UnnamedRow>(&plain)?))),
+                _ => Err(Error::Internal { doing: "listing the accounts of a bucket" }),
+            })
+            .collect()
     }
 
     /// All rows of one bucket whose name `wanted` picks, in the order of their keys.
@@ -270,8 +300,18 @@ impl Change<'_> {
 
     /// Sets a row. Each name at most once per change.
     pub(crate) async fn put<T: Serialize>(&mut self, name: RowName, row: &T) -> Result<(), Error> {
-        let plain = codec::encode(row).map_err(|_| Error::Internal { doing: "encoding a directory row" })?;
-        self.put_bytes(name, &plain).await
+        self.put_bytes(name, &encoded(row)?).await
+    }
+
+    /// Sets a row of which [`get`](Self::get) of this change has found that it is not there. It is not read once more. Were it there, the digest
+    /// would go wrong and the bucket count as damaged.
+    pub(crate) async fn put_new<T: Serialize>(&mut self, name: RowName, row: &T) -> Result<(), Error> {
+        debug_assert!(self.get_bytes(name).await?.is_none(), "a row that was there");
+        let plain = encoded(row)?;
+        self.name_once(name)?;
+        let row = self.seal(name, name.to_bytes(), &plain)?;
+        self.commit.puts.push(row);
+        Ok(())
     }
 
     /// Sets a row to bytes that are encoded already.
@@ -291,6 +331,11 @@ impl Change<'_> {
     async fn sealed(&mut self, name: RowName, plain: &[u8]) -> Result<Row, Error> {
         let key = name.to_bytes();
         self.toggle_old(name, &key).await?;
+        self.seal(name, key, plain)
+    }
+
+    /// Seals a row for this change, and takes it into its bucket's digest.
+    fn seal(&mut self, name: RowName, key: Vec<u8>, plain: &[u8]) -> Result<Row, Error> {
         let revision = match name.bucket() {
             Some(bucket) => self.sequence(bucket)? + 1,
             None => 0,
@@ -360,18 +405,24 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// A second time the row in the tree would no longer be the one before this change, and the digest would cover both.
+    fn name_once(&mut self, name: RowName) -> Result<(), Error> {
+        if self.named.insert(name) { Ok(()) } else { Err(NAMED_TWICE) }
+    }
+
     /// Takes the present version of a row out of its bucket's digest. True when there is one.
     async fn toggle_old(&mut self, name: RowName, key: &[u8]) -> Result<bool, Error> {
-        // A second time the row in the tree would no longer be the one before this change, and the digest would cover both.
-        if !self.named.insert(name) {
-            return Err(NAMED_TWICE);
-        }
+        self.name_once(name)?;
         let Some(bucket) = name.bucket() else { return Ok(false) };
         let old = self.directory.tree.load(key).await?;
         let element = old.as_ref().map(|value| self.directory.element(key, value));
         self.toggle(bucket, element.as_ref())?;
         Ok(element.is_some())
     }
+}
+
+fn encoded<T: Serialize>(row: &T) -> Result<Vec<u8>, Error> {
+    codec::encode(row).map_err(|_| Error::Internal { doing: "encoding a directory row" })
 }
 
 fn decode<T: DeserializeOwned>(plain: &Plaintext) -> Result<T, Error> {

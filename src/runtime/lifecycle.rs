@@ -3,8 +3,8 @@
 //! | step | a crash after it leaves | reopening |
 //! |---|---|---|
 //! | create 1: tree with keys, record and head in a shard | a tree that the directory does not know | the shard's first use removes it |
-//! | create 2: both directory rows | the account | nothing to do |
-//! | delete 1: directory rows replaced by a tombstone | a tree that the directory disowns | shreds it |
+//! | create 2: the directory's row | the account | nothing to do |
+//! | delete 1: the directory's row replaced by a tombstone | a tree that the directory disowns | shreds it |
 //! | delete 2: the shard rewritten without the tree, the older generation removed | a tombstone | shreds again (nothing is left), removes it |
 //! | delete 3: tombstone removed | nothing of the account | nothing to do |
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::domain::account::birth::{self, Birth};
 use crate::domain::account::records::{Owner, RecordKey};
 use crate::domain::audit::{AuditAction, AuditActor};
-use crate::domain::directory::{AccountRow, CONTROL_BUCKET, HandleRow, RowName, TombstoneRow};
+use crate::domain::directory::{AccountRow, CONTROL_BUCKET, RowName, TombstoneRow};
 use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::domain::random_handle;
 use crate::ids::{AccountHandle, Environment, LinkedAccountId, ShardId};
@@ -56,10 +56,9 @@ impl Core {
         if let Some(row) = self.directory.get::<AccountRow>(by_id).await? {
             return Ok(Located { handle: row.handle, locator });
         }
-        let handle = random_handle();
-        let by_handle = RowName::Handle(handle);
+        let handle = random_handle(&locator);
         // The lock of the id's bucket is held over both steps: two callers with one id make one account.
-        let mut change = self.directory.change(&[by_id, by_handle]).await?;
+        let mut change = self.directory.change(&[by_id]).await?;
         if let Some(row) = change.get::<AccountRow>(by_id).await? {
             return Ok(Located { handle: row.handle, locator });
         }
@@ -79,8 +78,8 @@ impl Core {
             ..Commit::default()
         };
         let shard = self.storage.create(handle, first).await?;
-        change.put(by_id, &AccountRow { linked_account_id: id.as_str().to_owned(), handle, shard, created: now }).await?;
-        change.put(by_handle, &HandleRow { environment, locator, shard }).await?;
+        let row = AccountRow { linked_account_id: id.as_str().to_owned(), handle, shard, created: now };
+        change.put_new(by_id, &row).await?;
         change.commit().await?;
         drop(creating);
         self.events.send(environment, id.as_str(), EventKind::AccountCreated);
@@ -95,19 +94,18 @@ impl Core {
         located: Located,
         actor: AuditActor,
     ) -> Result<(), Error> {
-        let by_handle = RowName::Handle(located.handle);
+        let by_id = RowName::Account(environment, located.locator);
         let tombstone = RowName::Tombstone(located.handle);
         let deleting = self.router.retire(self, &located.handle).await;
-        let mut change = self.directory.change(&[RowName::Account(environment, located.locator), by_handle, tombstone]).await?;
-        let place: HandleRow = change.get(by_handle).await?.ok_or(GONE)?;
-        change.remove(RowName::Account(environment, located.locator)).await?;
-        change.remove(by_handle).await?;
-        change.put(tombstone, &TombstoneRow { environment, shard: place.shard }).await?;
+        let mut change = self.directory.change(&[by_id, tombstone]).await?;
+        let row = change.get::<AccountRow>(by_id).await?.filter(|row| row.handle == located.handle).ok_or(GONE)?;
+        change.remove(by_id).await?;
+        change.put(tombstone, &TombstoneRow { environment, shard: row.shard }).await?;
         self.audit_keys_in(&mut change, environment, actor, AuditAction::AccountDeleted { account: located.handle }).await?;
         change.commit().await?;
         self.journal.forget(&located.handle);
         drop(deleting);
-        self.shred(place.shard, vec![located.handle]).await?;
+        self.shred(row.shard, vec![located.handle]).await?;
         self.events.send(environment, id.as_str(), EventKind::AccountDeleted);
         Ok(())
     }
@@ -146,13 +144,13 @@ impl Core {
             if self.creating().contains(&handle) {
                 continue;
             }
-            let known = match self.directory.get::<HandleRow>(RowName::Handle(handle)).await {
+            let known = match self.directory.place(&handle).await {
                 // Of this account nothing is known for certain, so it is left alone; the others in its shard are served.
                 Err(Error::Corrupted(_) | Error::RolledBack(_)) => continue,
                 known => known?,
             };
             let deleting = self.directory.get::<TombstoneRow>(RowName::Tombstone(handle)).await?;
-            if known.is_none_or(|row| row.shard != shard) && deleting.is_none() {
+            if known.is_none_or(|place| place.shard != shard) && deleting.is_none() {
                 let tree = self.storage.tree(shard, handle).await?;
                 let head = tree.load(&RecordKey::Head.to_bytes()).await?;
                 match head.and_then(|sealed| crate::domain::row_revision(&sealed)) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 
 use crate::clock::Clock;
-use crate::domain::directory::{AccountRow, BUCKETS, DueRow, HandleRow, RowName, WheelRow};
+use crate::domain::directory::{AccountRow, BUCKETS, DueRow, RowName, UnnamedRow, WheelRow};
 use crate::domain::error::{Error, OpenError};
 use crate::domain::{KeyProvider, Keyring, Plaintext};
 use crate::ids::Environment;
@@ -144,18 +144,19 @@ async fn write(
         let slot = |entry: &Entry| due(entry).map(|due| slot_of(due).max(position.saturating_add(1)));
         let mut names = Vec::new();
         for (handle, entry) in some {
-            names.push(RowName::Handle(*handle));
-            names.extend(entry.by_id().map(|(environment, locator)| RowName::Account(environment, locator)));
+            names.push(entry.name(*handle));
             names.extend(slot(entry).map(|slot| RowName::Due(slot, *handle)));
         }
         let mut change = fresh.change(&names).await?;
         for (handle, entry) in some {
             let shard = entry.shard();
-            let (environment, locator) = entry.by_handle();
-            change.put(RowName::Handle(*handle), &HandleRow { environment, locator, shard }).await?;
-            if let (Some((environment, locator)), Some((id, created))) = (entry.by_id(), entry.id()) {
-                let row = AccountRow { linked_account_id: id.to_owned(), handle: *handle, shard, created };
-                change.put(RowName::Account(environment, locator), &row).await?;
+            let name = entry.name(*handle);
+            match entry.id() {
+                Some((id, created)) => {
+                    let row = AccountRow { linked_account_id: id.to_owned(), handle: *handle, shard, created };
+                    change.put(name, &row).await?;
+                }
+                None => change.put(name, &UnnamedRow { shard }).await?,
             }
             if let Some(slot) = slot(entry) {
                 change.put(RowName::Due(slot, *handle), &DueRow { shard }).await?;

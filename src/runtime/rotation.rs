@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use crate::domain::directory::{ACCOUNT_BUCKETS, HandleRow, RowName};
+use crate::domain::directory::ACCOUNT_BUCKETS;
 use crate::domain::error::{Error, Item};
 use crate::domain::{HeaderChange, KeyProvider, Keyring, RotationError};
 use crate::runtime::core::Core;
@@ -52,11 +52,9 @@ impl Core {
 
     async fn rewrap_all(self: &Arc<Self>) -> Result<(), Error> {
         for bucket in 0..ACCOUNT_BUCKETS {
-            let rows = self.directory.list::<HandleRow>(bucket, |name| matches!(name, RowName::Handle(_))).await?;
-            for (name, _) in rows {
-                let RowName::Handle(handle) = name else { continue };
+            for (handle, _) in self.directory.accounts(bucket).await? {
                 match self.ask_patiently(handle).await {
-                    // Deleted since the row was read.
+                    // Deleted since its row was read.
                     Ok(()) | Err(Error::NotFound { what: Item::LinkedAccount }) => {}
                     Err(error) => return Err(error),
                 }

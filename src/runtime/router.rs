@@ -10,7 +10,7 @@ use actix::dev::SendError;
 use actix::{Actor as _, Addr};
 use futures_channel::oneshot;
 
-use crate::domain::directory::{HandleRow, RowName};
+use crate::domain::directory::AccountPlace;
 use crate::domain::error::Error;
 use crate::ids::AccountHandle;
 use crate::memory;
@@ -123,7 +123,7 @@ impl Router {
                 return Ok(resident);
             }
             let deletions = self.deletions.load(Ordering::Acquire);
-            let place: HandleRow = core.directory.get(RowName::Handle(handle)).await?.ok_or(GONE)?;
+            let place = core.directory.place(&handle).await?.ok_or(GONE)?;
             core.sweep_shard(place.shard).await?;
             match self.start_at(core, handle, place, deletions) {
                 Started::Resident(resident) => return Ok(resident),
@@ -135,7 +135,7 @@ impl Router {
     }
 
     /// Starts the actor where the directory said that the account is, when so many deletions had been decided.
-    fn start_at(&self, core: &Arc<Core>, handle: AccountHandle, place: HandleRow, deletions: u64) -> Started {
+    fn start_at(&self, core: &Arc<Core>, handle: AccountHandle, place: AccountPlace, deletions: u64) -> Started {
         let mut part = self.part(&handle).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(resident) = part.get(&handle) {
             return Started::Resident(resident.clone());

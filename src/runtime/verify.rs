@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::WrapPurpose;
 use crate::domain::account::records::RecordKey;
 use crate::domain::account::state::Damage;
-use crate::domain::directory::{AccountRow, BUCKETS, HandleRow, RowName};
+use crate::domain::directory::{AccountPlace, AccountRow, BUCKETS, RowName, handle_bucket};
 use crate::domain::error::{Damaged, Error, VaultPart};
 use crate::ids::{AccountHandle, Environment, LinkedAccountId};
 use crate::runtime::account::Account;
@@ -77,12 +77,10 @@ impl Core {
         }
         let mut unreadable = BTreeMap::new();
         for bucket in 0..BUCKETS {
-            match self.directory.list::<HandleRow>(bucket, |name| matches!(name, RowName::Handle(_))).await {
-                Ok(rows) => {
-                    for (name, row) in rows {
-                        if let RowName::Handle(handle) = name {
-                            walk.account(handle, row).await?;
-                        }
+            match self.directory.accounts(bucket).await {
+                Ok(accounts) => {
+                    for (handle, place) in accounts {
+                        walk.account(handle, place).await?;
                     }
                 }
                 Err(error) => {
@@ -122,8 +120,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn account(&mut self, handle: AccountHandle, row: HandleRow) -> Result<(), Error> {
-        let part = VaultPart::Shard(row.shard);
+    async fn account(&mut self, handle: AccountHandle, place: AccountPlace) -> Result<(), Error> {
+        let part = VaultPart::Shard(place.shard);
         let before = self.report.damaged.len() + self.report.unproven.len();
         match self.ask(handle, || ProveRows).await {
             Ok(found) => self.report.damaged.extend(found),
@@ -146,9 +144,9 @@ impl Walk<'_> {
         if self.report.damaged.len() + self.report.unproven.len() == before {
             self.report.intact += 1;
         } else {
-            let by_id = self.core.directory.get::<AccountRow>(RowName::Account(row.environment, row.locator)).await;
+            let by_id = self.core.directory.get::<AccountRow>(RowName::Account(place.environment, place.locator)).await;
             let id = by_id.ok().flatten().and_then(|row| LinkedAccountId::new(row.linked_account_id).ok());
-            self.report.accounts.insert(handle, DamagedAccount { environment: row.environment, id });
+            self.report.accounts.insert(handle, DamagedAccount { environment: place.environment, id });
         }
         Ok(())
     }
@@ -194,13 +192,7 @@ impl Walk<'_> {
         let mut behind: BTreeMap<u16, BTreeSet<AccountHandle>> = BTreeMap::new();
         for shard in self.core.storage.shards() {
             for handle in self.core.storage.members(shard).await.unwrap_or_default() {
-                let by_handle = RowName::Handle(handle);
-                behind.entry(by_handle.bucket().unwrap_or(BUCKETS)).or_default().insert(handle);
-                // A row that can't be read tells no locator; then the first bucket has named the account already.
-                if let Ok(Some(row)) = self.core.directory.get::<HandleRow>(by_handle).await {
-                    let by_id = RowName::Account(row.environment, row.locator);
-                    behind.entry(by_id.bucket().unwrap_or(BUCKETS)).or_default().insert(handle);
-                }
+                behind.entry(handle_bucket(&handle)).or_default().insert(handle);
             }
         }
         for (bucket, error) in unreadable {

@@ -76,8 +76,9 @@ fn verify_names_everything_that_is_damaged_and_goes_on() {
         shop.flip(shop.trees[2], b'h');
         shop.flip(shop.trees[3], b'u');
         let ModelTree::Account(_, by_handle) = shop.trees[4] else { unreachable!() };
-        let handle_row = shop.directory_row(|key| key[2] == b'h' && key[3..] == handle_bytes(&by_handle));
-        shop.disk.remove_row(ModelTree::Directory, &handle_row);
+        // A handle begins as the locator in the key of its account's row does.
+        let its_row = shop.directory_row(|key| key[2] == b'a' && key[3..7] == handle_bytes(&by_handle)[..4]);
+        shop.disk.remove_row(ModelTree::Directory, &its_row);
         let report = shop.verify().await;
         let said: Vec<String> = report.damaged.iter().map(|damaged| format!("{damaged}")).collect();
         println!("{}", said.join("\n"));

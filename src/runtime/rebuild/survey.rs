@@ -8,7 +8,7 @@ use crate::domain::account::birth;
 use crate::domain::account::records::{InfoRecord, Owner, RecordKey};
 use crate::domain::account::state::{Damage, decode};
 use crate::domain::audit::{self, AuditAction};
-use crate::domain::directory::{ACCOUNT_BUCKETS, AccountRow, CONTROL_BUCKET, HandleRow, JOURNAL_BUCKET, RowName, TombstoneRow};
+use crate::domain::directory::{ACCOUNT_BUCKETS, AccountRow, CONTROL_BUCKET, JOURNAL_BUCKET, RowName, TombstoneRow};
 use crate::domain::error::{Damaged, Error, OpenError, VaultPart};
 use crate::domain::{Keyring, Plaintext, WrapPurpose};
 use crate::ids::{AccountHandle, Environment, ShardId};
@@ -75,18 +75,16 @@ impl Entry {
         }
     }
 
-    /// What its row by handle says. For an account that nobody names, what no account has.
-    pub(super) fn by_handle(&self) -> ById {
-        self.by_id().unwrap_or((Environment::Test, [0; 32]))
-    }
-
-    pub(super) fn by_id(&self) -> Option<ById> {
+    /// The name of its row.
+    pub(super) fn name(&self, handle: AccountHandle) -> RowName {
         match self {
-            Entry::Whole(account) => Some((account.environment, account.locator)),
-            Entry::Damaged { known, .. } => known.as_ref().map(|(by_id, ..)| *by_id),
+            Entry::Whole(account) => RowName::Account(account.environment, account.locator),
+            Entry::Damaged { known: Some(((environment, locator), ..)), .. } => RowName::Account(*environment, *locator),
+            Entry::Damaged { known: None, .. } => RowName::Unnamed(handle),
         }
     }
 
+    /// The host's id and when it was made, if its row has them.
     pub(super) fn id(&self) -> Option<(&str, Timestamp)> {
         match self {
             Entry::Whole(account) => Some((&account.id, account.created)),
@@ -307,8 +305,8 @@ impl Surveyor<'_> {
 
     async fn known(&self, handle: AccountHandle) -> Result<Known, OpenError> {
         let Some(old) = &self.old else { return Ok(Known::Unproven) };
-        Ok(match readable(old.get::<HandleRow>(RowName::Handle(handle)).await)? {
-            Some(Some(row)) => Known::In(row.shard),
+        Ok(match readable(old.place(&handle).await)? {
+            Some(Some(place)) => Known::In(place.shard),
             Some(None) if self.remembered => Known::No,
             _ => Known::Unproven,
         })
