@@ -116,8 +116,8 @@ fn files_tell_how_many_there_are_and_not_who() {
             }
             vault.close().await.unwrap();
             assert_eq!(disk.trees().len(), 21, "the gain: how many");
-            // The key of an account's row is bucket(2) ‖ `l` ‖ environment(1) ‖ locator(32).
-            let locators = disk.rows(ModelTree::Directory).into_iter().filter(|(key, _)| key.get(2) == Some(&b'l'));
+            // The key of an account's row is bucket(2) ‖ `a` ‖ locator(32) ‖ environment(1).
+            let locators = disk.rows(ModelTree::Directory).into_iter().filter(|(key, _)| key.get(2) == Some(&b'a'));
             rows.push(locators.map(|(key, _)| key).collect::<BTreeSet<_>>());
         }
         assert_eq!((rows[0].len(), rows[1].len()), (20, 20), "the control");

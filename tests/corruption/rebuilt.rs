@@ -58,8 +58,9 @@ async fn backend_of(vault: &Vault, key: &ApiKey, settings: Option<Carried>, what
     }
 }
 
-/// Opens a rebuilt vault: every customer is whole and can be changed, the deleted one is not there, and nothing is damaged.
-fn everybody_is_there(builder: VaultBuilder, fixture: &Fixture, settings: Option<Carried>, what: &str) {
+/// Opens a rebuilt vault: every customer is whole and can be changed, the deleted one is not there, and nothing is damaged but so many audits
+/// of API keys.
+fn everybody_is_there(builder: VaultBuilder, fixture: &Fixture, settings: Option<Carried>, broken_audits: usize, what: &str) {
     block_on(async {
         let vault = builder.open().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let backend = backend_of(&vault, &fixture.key, settings, what).await;
@@ -71,7 +72,8 @@ fn everybody_is_there(builder: VaultBuilder, fixture: &Fixture, settings: Option
         assert!(matches!(gone, Err(Error::NotFound { .. })), "{what}: {gone:?}");
         fill(&backend, "a new one").await;
         let report = vault.verify().await.unwrap();
-        assert!(report.damaged.is_empty() && report.unproven.is_empty(), "{what}: {report:?}");
+        let audit_only = report.damaged.iter().all(|damaged| damaged.detail.contains("API-key audit"));
+        assert!(audit_only && report.damaged.len() == broken_audits && report.unproven.is_empty(), "{what}: {report:?}");
         assert_eq!(report.intact, fixture.names.len() as u64 + 1, "{what}");
         vault.close().await.unwrap();
     });
@@ -88,7 +90,7 @@ fn comes_back(path: &Path, fixture: &Fixture, first: bool, what: &str) -> Carrie
     };
     assert_eq!(report.accounts, fixture.names.len() as u64, "{what}: {report:?}");
     assert!(report.damaged.is_empty() && report.unnamed.is_empty() && report.given_up.is_empty(), "{what}: {report:?}");
-    everybody_is_there(options(path), fixture, first.then_some(report.settings), what);
+    everybody_is_there(options(path), fixture, first.then_some(report.settings), report.broken_audits.len(), what);
     report.settings
 }
 

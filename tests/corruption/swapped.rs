@@ -222,7 +222,7 @@ fn directory_row_that_was_tampered_with_is_reported_and_never_an_answer() {
     };
     for (key, value) in &own {
         refused(key, "a row is removed", &|disk| disk.remove_row(ModelTree::Directory, key));
-        for (other, other_value) in own.iter().filter(|(other, _)| *other != key).take(4) {
+        for (other, other_value) in own.iter().filter(|(other, _)| *other != key).take(8) {
             let what = format!("{} in the place of another row", directory_name_of(other));
             refused(key, &what, &|disk| disk.put_row(ModelTree::Directory, key, other_value));
         }
