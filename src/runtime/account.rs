@@ -69,7 +69,7 @@ struct Loaded {
 impl Loaded {
     fn publish(&self, desk: &Desk) {
         let view = AccountView::of(&self.state, &self.keys, &self.credentials);
-        desk.publish(self.token(), Arc::new(view));
+        desk.publish(self.token(), view);
     }
 
     fn token(&self) -> TokenView {

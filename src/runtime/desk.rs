@@ -1,10 +1,9 @@
 //! What an account's actor shares with those who do something for the account on threads of their own: the view that it published, the door
 //! that they go through, and the notes that they leave. All in one place: at a million accounts, what a token costs is mostly fetching it.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
-
-use arc_swap::ArcSwapOption;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::domain::audit::NewEntry;
 use crate::ids::{AccountHandle, ShardId};
@@ -27,11 +26,17 @@ pub(crate) struct Desk {
     token: RwLock<Option<TokenView>>,
     /// What happened and is not in the audit yet.
     pending: Mutex<Pending>,
-    view: ArcSwapOption<AccountView>,
     pub(crate) locator: [u8; 32],
+    view: RwLock<Option<AccountView>>,
 }
 
 impl Desk {
+    /// How much of it is looked at for a token.
+    pub(crate) const FOR_TOKENS: usize = offset_of!(Self, view);
+
+    /// How much of it is looked at for a reveal.
+    pub(crate) const FOR_REVEALS: usize = size_of::<Self>();
+
     pub(crate) fn new(handle: AccountHandle, shard: ShardId, locator: [u8; 32], now: u64) -> Self {
         Self {
             last_used: AtomicU64::new(now),
@@ -41,21 +46,21 @@ impl Desk {
             gate: Gate::default(),
             token: RwLock::default(),
             pending: Mutex::default(),
-            view: ArcSwapOption::empty(),
             locator,
+            view: RwLock::default(),
         }
     }
 
     /// Shows those who are on threads of their own what the account is like from now on.
-    pub(crate) fn publish(&self, token: TokenView, view: Arc<AccountView>) {
+    pub(crate) fn publish(&self, token: TokenView, view: AccountView) {
         *self.token_mut() = Some(token);
-        self.view.store(Some(view));
+        *self.view_mut() = Some(view);
     }
 
     /// Shows them nothing from now on: they go to the actor.
     pub(crate) fn publish_nothing(&self) {
         *self.token_mut() = None;
-        self.view.store(None);
+        *self.view_mut() = None;
     }
 
     /// What minting and checking need; `None` until the account is loaded.
@@ -68,9 +73,13 @@ impl Desk {
         self.token.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
     }
 
-    /// What revealing needs; `None` until the account is loaded.
-    pub(crate) fn view(&self) -> Option<Arc<AccountView>> {
-        self.view.load_full()
+    /// Looks at what revealing needs, for a few steps; `None` until the account is loaded.
+    pub(crate) fn with_view<R>(&self, look: impl FnOnce(&AccountView) -> R) -> Option<R> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, Option<AccountView>> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn token_mut(&self) -> RwLockWriteGuard<'_, Option<TokenView>> {

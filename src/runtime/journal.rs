@@ -361,7 +361,7 @@ fn fetching(desks: &[Arc<Desk>]) -> impl Iterator<Item = &Arc<Desk>> {
     let ahead = desks.iter().skip(FETCHED_AHEAD).map(Some).chain(std::iter::repeat(None));
     desks.iter().zip(ahead).map(|(desk, ahead)| {
         if let Some(ahead) = ahead {
-            memory::fetch(Arc::as_ptr(ahead).cast(), size_of::<Desk>());
+            memory::fetch(Arc::as_ptr(ahead).cast(), Desk::FOR_TOKENS);
         }
         desk
     })

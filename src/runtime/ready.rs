@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::domain::audit::NewEntry;
-use crate::ids::AccountHandle;
+use crate::ids::{AccountHandle, ConnectionId};
 use crate::runtime::account::MAX_PENDING;
 use crate::runtime::caller::Needs;
 use crate::runtime::core::{AuditPolicy, Core};
@@ -13,7 +13,7 @@ use crate::runtime::desk::Desk;
 use crate::runtime::events::EventKind;
 use crate::runtime::gate::Pass;
 use crate::runtime::key_table::KeyEntry;
-use crate::runtime::view::{AccountView, TokenView};
+use crate::runtime::view::{AccountView, Opening, TokenView};
 
 /// An account that is at hand, with nothing in the way of what its caller wants. Whatever there is to refuse, to load or to wait for, the
 /// account's actor sees to.
@@ -23,11 +23,19 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    pub(crate) fn find(core: &Core, handle: &AccountHandle, key: &KeyEntry, needs: &Needs, now: Timestamp) -> Option<Self> {
+    /// `bytes` of the account's desk will be looked at.
+    pub(crate) fn find(
+        core: &Core,
+        handle: &AccountHandle,
+        bytes: usize,
+        key: &KeyEntry,
+        needs: &Needs,
+        now: Timestamp,
+    ) -> Option<Self> {
         if core.is_closing() || core.settings.audit_policy != AuditPolicy::Batched || key.check(now).is_err() {
             return None;
         }
-        let desk = core.router.enter(core, handle, core.settings.mailbox_capacity)?;
+        let desk = core.router.enter(core, handle, bytes, core.settings.mailbox_capacity)?;
         let permitted = key.check_locator(&desk.locator).is_ok()
             && needs.permissions.iter().any(|permission| key.permissions().contains(*permission))
             && desk.pending().expect_note() + 1 < MAX_PENDING;
@@ -39,9 +47,14 @@ impl Ready {
         self.desk.token().filter(|token| token.environment == key.environment() && !token.disabled)
     }
 
-    /// What revealing needs, if nothing refuses it.
-    pub(crate) fn view(&self, key: &KeyEntry) -> Option<Arc<AccountView>> {
-        self.desk.view().filter(|view| view.owner.environment == key.environment() && !view.disabled)
+    /// What opening the credential of a connection needs, if it is at hand and nothing refuses it.
+    pub(crate) fn opening(&self, core: &Core, key: &KeyEntry, connection: ConnectionId) -> Option<Opening> {
+        self.with_view(key, |view| view.opening(core.keyring.vault_id(), self.desk.handle, connection)).flatten()
+    }
+
+    fn with_view<R>(&self, key: &KeyEntry, look: impl FnOnce(&AccountView) -> R) -> Option<R> {
+        let good = |view: &AccountView| view.environment == key.environment() && !view.disabled;
+        self.desk.with_view(|view| good(view).then(|| look(view))).flatten()
     }
 
     /// Whether neither the key nor the account changed in a way that matters to a token of this epoch.
@@ -50,9 +63,9 @@ impl Ready {
         unchanged == Some(true) && key.check(now).is_ok()
     }
 
-    /// Whether neither the key nor the account changed in a way that matters to a reveal, and the view of now has what was revealed.
-    pub(crate) fn still_reveals(&self, key: &KeyEntry, now: Timestamp, revealed: impl FnOnce(&AccountView) -> bool) -> bool {
-        self.view(key).is_some_and(|view| revealed(&view)) && key.check(now).is_ok()
+    /// Whether neither the key nor the account changed in a way that matters to a reveal, and the view of now has what was opened.
+    pub(crate) fn still_reveals(&self, key: &KeyEntry, now: Timestamp, connection: ConnectionId, opened: &Opening) -> bool {
+        self.with_view(key, |view| view.has(connection, opened)) == Some(true) && key.check(now).is_ok()
     }
 
     /// Notes in the account's audit what was done, and tells the host's listeners.
@@ -60,9 +73,9 @@ impl Ready {
         self.desk.note(entry);
         core.list_notes(self.desk.all());
         if core.events.has_readers()
-            && let Some(view) = self.desk.view()
+            && let Some((environment, id)) = self.desk.with_view(|view| (view.environment, Arc::clone(&view.linked_account_id)))
         {
-            core.events.send(view.owner.environment, &view.linked_account_id, told);
+            core.events.send(environment, &id, told);
         }
     }
 }

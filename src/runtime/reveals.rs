@@ -11,6 +11,7 @@ use crate::ids::{AccountHandle, ConnectionId};
 use crate::runtime::actor::{Operation as _, REQUEST_STACK};
 use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
+use crate::runtime::desk::Desk;
 use crate::runtime::events::EventKind;
 use crate::runtime::key_table::KeyEntry;
 use crate::runtime::ops::credentials::Reveal;
@@ -38,16 +39,14 @@ impl Core {
         connection: ConnectionId,
     ) -> Option<Result<Box<Revealed>, Error>> {
         let now = self.clock.now();
-        let ready = Ready::find(self, handle, key, &Reveal::NEEDS, now)?;
-        let view = ready.view(key)?;
-        let credential = view.credential(connection)?;
-        let opened = catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| view.open(&self.keyring, credential))));
+        let ready = Ready::find(self, handle, Desk::FOR_REVEALS, key, &Reveal::NEEDS, now)?;
+        let opening = ready.opening(self, key, connection)?;
+        let opened = catch_unwind(AssertUnwindSafe(|| wiping_stack::<REQUEST_STACK, _>(|| opening.open(&self.keyring))));
         let Ok(opened) = opened else { return Some(Err(Error::Internal { doing: Reveal::DOING })) };
         let revealed = opened?;
         // Asked again: a key that is revoked by now, an account or a connection that is disabled, and a credential that is replaced or
         // removed give nothing away.
-        let same = |kept: &Arc<_>| Arc::ptr_eq(kept, credential);
-        if !ready.still_reveals(key, now, |view| view.credential(connection).is_some_and(same)) {
+        if !ready.still_reveals(key, now, connection, &opening) {
             return None;
         }
         let actor = AuditActor::ApiKey(key.id());

@@ -91,24 +91,30 @@ impl Router {
 
     /// The account's actor, if it is resident.
     fn resident(&self, core: &Core, handle: &AccountHandle) -> Option<Resident> {
-        self.with(core, handle, |resident| Some(resident.clone()))
+        self.with(core, handle, Desk::FOR_TOKENS, |resident| Some(resident.clone()))
     }
 
     /// What checking a token needs, if the account is resident and loaded.
     pub(crate) fn token(&self, core: &Core, handle: &AccountHandle) -> Option<TokenView> {
-        self.with(core, handle, |resident| resident.desk.token())
+        self.with(core, handle, Desk::FOR_TOKENS, |resident| resident.desk.token())
     }
 
-    /// A place at the account's desk, if it is resident and fewer than `places` are taken.
-    pub(crate) fn enter(&self, core: &Core, handle: &AccountHandle, places: usize) -> Option<Pass<Desk>> {
-        self.with(core, handle, |resident| Pass::enter(&resident.desk, places).ok())
+    /// A place at the account's desk, so many bytes of which will be looked at, if it is resident and fewer than `places` are taken.
+    pub(crate) fn enter(&self, core: &Core, handle: &AccountHandle, bytes: usize, places: usize) -> Option<Pass<Desk>> {
+        self.with(core, handle, bytes, |resident| Pass::enter(&resident.desk, places).ok())
     }
 
     /// Looks at a resident account, for a few steps.
-    fn with<R>(&self, core: &Core, handle: &AccountHandle, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
+    fn with<R>(
+        &self,
+        core: &Core,
+        handle: &AccountHandle,
+        bytes: usize,
+        look: impl FnOnce(&Resident) -> Option<R>,
+    ) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
         let resident = part.get(handle)?;
-        memory::fetch(Arc::as_ptr(&resident.desk).cast(), size_of::<Desk>());
+        memory::fetch(Arc::as_ptr(&resident.desk).cast(), bytes);
         resident.desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
         look(resident)
     }

@@ -15,6 +15,7 @@ use crate::ids::{AccountHandle, Environment};
 use crate::runtime::actor::Operation as _;
 use crate::runtime::caller::Caller;
 use crate::runtime::core::Core;
+use crate::runtime::desk::Desk;
 use crate::runtime::events::EventKind;
 use crate::runtime::key_table::KeyEntry;
 use crate::runtime::ops::audit::NoteDenial;
@@ -78,7 +79,7 @@ impl Core {
         options: SessionOptions,
     ) -> Result<MintedToken, Error> {
         let now = self.clock.now();
-        if let Some(ready) = Ready::find(self, &handle, key, &Mint::NEEDS, now)
+        if let Some(ready) = Ready::find(self, &handle, Desk::FOR_TOKENS, key, &Mint::NEEDS, now)
             && let Some(view) = ready.token(key)
         {
             let claims = options.claims(now, view.epoch)?;

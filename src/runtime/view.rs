@@ -11,7 +11,7 @@ use crate::domain::account::state::AccountState;
 use crate::domain::claims::SessionClaims;
 use crate::domain::credential::Revealed;
 use crate::domain::{KeyBytes, Keyring, MaskedKey, session_token};
-use crate::ids::{AccountHandle, ConnectionId, Environment, SessionTokenId};
+use crate::ids::{AccountHandle, ConnectionId, Environment, SessionTokenId, VaultId};
 use crate::secret::SessionToken;
 
 /// What tokens need of an account. It lies in the account's desk and is copied out of it. The key in it is masked.
@@ -26,15 +26,23 @@ pub(crate) struct TokenView {
     pub(crate) disabled: bool,
 }
 
-/// An immutable view of an account for those who reveal; every change publishes another one. The key in it is masked and the
-/// credentials are sealed.
+/// What those who reveal need of an account. It lies in the account's desk, and every change puts another one there. The key in it is masked
+/// and the credentials are sealed.
 #[derive(Debug)]
 pub(crate) struct AccountView {
-    pub(crate) owner: Owner,
-    pub(crate) linked_account_id: Arc<str>,
+    pub(crate) environment: Environment,
     pub(crate) disabled: bool,
-    credentials: SealedCredentials,
     record_key: MaskedKey,
+    credentials: SealedCredentials,
+    pub(crate) linked_account_id: Arc<str>,
+}
+
+/// What opening one credential needs, copied out of a view.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    owner: Owner,
+    record_key: MaskedKey,
+    credential: SealedCredential,
 }
 
 impl TokenView {
@@ -67,21 +75,31 @@ impl TokenView {
 impl AccountView {
     pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: &SealedCredentials) -> Self {
         Self {
-            owner: state.owner,
-            linked_account_id: Arc::clone(&state.facts.linked_account_id),
+            environment: state.owner.environment,
             disabled: state.facts.disabled,
-            credentials: credentials.clone(),
             record_key: keys.records.clone(),
+            credentials: credentials.clone(),
+            linked_account_id: Arc::clone(&state.facts.linked_account_id),
         }
     }
 
-    /// The credential of a connection, if it is kept.
-    pub(crate) fn credential(&self, connection: ConnectionId) -> Option<&Arc<SealedCredential>> {
-        self.credentials.find(connection)
+    /// What opening the credential of a connection needs, if it is kept.
+    pub(crate) fn opening(&self, vault: VaultId, handle: AccountHandle, connection: ConnectionId) -> Option<Opening> {
+        let credential = self.credentials.find(connection)?.clone();
+        credential.fetch();
+        let owner = Owner { vault, environment: self.environment, handle };
+        Some(Opening { owner, record_key: self.record_key.clone(), credential })
     }
 
-    /// Opens a credential of this view. `None` when it does not open. Call it inside a stack frame that is wiped.
-    pub(crate) fn open(&self, keyring: &Keyring, credential: &SealedCredential) -> Option<Box<Revealed>> {
-        keyring.with_unmasked(&self.record_key, |key| credential.open(&self.owner, key))
+    /// Whether it has the credential that is opened.
+    pub(crate) fn has(&self, connection: ConnectionId, opening: &Opening) -> bool {
+        self.credentials.find(connection).is_some_and(|kept| kept.is(&opening.credential))
+    }
+}
+
+impl Opening {
+    /// Opens the credential. `None` when it does not open. Call it inside a stack frame that is wiped.
+    pub(crate) fn open(&self, keyring: &Keyring) -> Option<Box<Revealed>> {
+        keyring.with_unmasked(&self.record_key, |key| self.credential.open(&self.owner, key))
     }
 }
