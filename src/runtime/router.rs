@@ -105,13 +105,7 @@ impl Router {
     }
 
     /// Looks at a resident account, for a few steps.
-    fn with<R>(
-        &self,
-        core: &Core,
-        handle: &AccountHandle,
-        bytes: usize,
-        look: impl FnOnce(&Resident) -> Option<R>,
-    ) -> Option<R> {
+    fn with<R>(&self, core: &Core, handle: &AccountHandle, bytes: usize, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
         let resident = part.get(handle)?;
         memory::fetch(Arc::as_ptr(&resident.desk).cast(), bytes);

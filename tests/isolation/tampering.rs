@@ -212,7 +212,11 @@ fn directory_row_in_anothers_place_leads_to_nobody() {
     let disk: &ModelDisk = closed.shelf.disk();
     let before = disk.image();
     let rows = disk.rows(ModelTree::Directory);
-    assert!(rows.len() >= 2 * NAMES.len() + 2, "a row and the head of its bucket for each customer, the key, the environment: {}", rows.len());
+    assert!(
+        rows.len() >= 2 * NAMES.len() + 2,
+        "a row and the head of its bucket for each customer, the key, the environment: {}",
+        rows.len()
+    );
     for (place, own) in &rows {
         for (row, value) in rows.iter().filter(|(_, value)| value != own) {
             let what = format!("directory row {row:?} in the place of {place:?}");
