@@ -16,7 +16,6 @@
 //! | `e` | environment | facts of the environment: whether its first API key was handed out, the ends of its audit chain |
 //! | `j` | number | what happened to accounts lately and is not in their own audits yet; in a bucket of its own |
 //! | `u` | first sequence | a segment of an environment's API-key audit; in a range of its own, covered by the chain |
-
 //!
 //! An account has one row. Its handle begins with the first four bytes of its locator, so whoever has the handle finds the row among the few,
 //! nearly always none but it, whose locators begin so. With a row by the handle as well, a change of both was a change of two pages of the

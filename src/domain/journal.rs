@@ -11,7 +11,7 @@ use crate::domain::packed::{Packer, Unpacker};
 use crate::ids::AccountHandle;
 
 /// About how many bytes one row of the journal has: well under what an engine takes.
-const ROW_BYTES: usize = 40 * 1024;
+pub(crate) const ROW_BYTES: usize = 40 * 1024;
 
 /// No fewer than the bytes of a part beside its entries: handle, number and length.
 const MORE_BYTES: usize = 48;

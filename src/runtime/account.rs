@@ -63,13 +63,15 @@ struct Loaded {
     state: AccountState,
     /// These go with every view.
     keys: MaskedKeys,
-    credentials: SealedCredentials,
 }
 
 impl Loaded {
-    fn publish(&self, desk: &Desk) {
-        let view = AccountView::of(&self.state, &self.keys, &self.credentials);
-        desk.publish(self.token(), view);
+    /// Shows what the account is like now, with the sealed credentials that the desk has after `change`.
+    fn publish(&self, desk: &Desk, change: impl FnOnce(&mut SealedCredentials)) {
+        desk.publish(self.token(), |mut credentials| {
+            change(&mut credentials);
+            AccountView::of(&self.state, &self.keys, credentials)
+        });
     }
 
     fn token(&self) -> TokenView {
@@ -147,7 +149,7 @@ impl Account {
         if self.loaded.borrow().is_none() {
             let loaded = self.load_proven().await?;
             self.recover(loaded.state.facts.noted).await?;
-            loaded.publish(&self.desk);
+            loaded.publish(&self.desk, |_| {});
             self.rotation_found.set(loaded.state.facts.wrapped.previous_account.is_some());
             *self.loaded.borrow_mut() = Some(loaded);
         }
@@ -207,12 +209,10 @@ impl Account {
     /// disabled meanwhile.
     pub(crate) async fn read_secret(&self, id: ConnectionId, enabled_at: u64) -> Result<Option<Plaintext>, Error> {
         let Some((plain, sealed)) = self.read_with_sealed(RecordKey::Secret(id)).await? else { return Ok(None) };
-        let mut loaded = self.loaded.borrow_mut();
+        let loaded = self.loaded.borrow();
         // A change that is under way drops what it makes outdated when it ends.
-        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.state.facts.sequence == enabled_at)
-            && loaded.credentials.keep(&loaded.state, id, sealed)
-        {
-            loaded.publish(&self.desk);
+        if let Some(loaded) = loaded.as_ref().filter(|loaded| loaded.state.facts.sequence == enabled_at) {
+            loaded.publish(&self.desk, |credentials| credentials.keep(&loaded.state, id, sealed));
         }
         Ok(Some(plain))
     }
@@ -220,9 +220,8 @@ impl Account {
     /// Lets whoever reveals a credential come to the actor first.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn forget_credentials(&self) {
-        if let Some(loaded) = self.loaded.borrow_mut().as_mut() {
-            loaded.credentials = SealedCredentials::default();
-            loaded.publish(&self.desk);
+        if let Some(loaded) = self.loaded.borrow().as_ref() {
+            loaded.publish(&self.desk, |credentials| *credentials = SealedCredentials::default());
         }
     }
 
@@ -447,12 +446,12 @@ impl Account {
         let keys = if rekeyed { self.masked(&change.facts.wrapped).inspect_err(|_| self.distrust())?.into() } else { None };
         let mut loaded = self.loaded.borrow_mut();
         if let Some(loaded) = loaded.as_mut() {
-            loaded.credentials.apply(&change.stamps, &change.disabled);
+            let Change { facts, stamps, spent, dues, disabled, .. } = change;
             if let Some(keys) = keys {
                 loaded.keys = keys;
             }
-            loaded.state.apply(change.facts, change.stamps, change.spent, change.dues);
-            loaded.publish(&self.desk);
+            loaded.state.apply(facts, &stamps, spent, dues);
+            loaded.publish(&self.desk, |credentials| credentials.apply(&stamps, &disabled));
         }
         self.desk.pending().committed(waiting);
         // Borrowed till here.
@@ -471,7 +470,7 @@ impl Account {
     async fn load_proven(&self) -> Result<Loaded, Error> {
         let loading = loading::load_proven(self.core.storage.as_ref(), &self.core.keyring, self.shard, self.owner);
         let (tree, state, keys) = loading.await?;
-        Ok(Loaded { tree, state, keys, credentials: SealedCredentials::default() })
+        Ok(Loaded { tree, state, keys })
     }
 
     fn masked(&self, wrapped: &WrappedKeys) -> Result<MaskedKeys, Error> {

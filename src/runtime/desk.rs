@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
+use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::audit::NewEntry;
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::gate::{Gate, Gated};
@@ -51,10 +52,12 @@ impl Desk {
         }
     }
 
-    /// Shows those who are on threads of their own what the account is like from now on.
-    pub(crate) fn publish(&self, token: TokenView, view: AccountView) {
+    /// Shows those who are on threads of their own what the account is like from now on. `view` gets the credentials that were shown before.
+    pub(crate) fn publish(&self, token: TokenView, view: impl FnOnce(SealedCredentials) -> AccountView) {
         *self.token_mut() = Some(token);
-        *self.view_mut() = Some(view);
+        let mut shown = self.view_mut();
+        let credentials = shown.take().map(AccountView::into_credentials).unwrap_or_default();
+        *shown = Some(view(credentials));
     }
 
     /// Shows them nothing from now on: they go to the actor.

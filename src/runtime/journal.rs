@@ -17,7 +17,7 @@ use futures_util::StreamExt as _;
 
 use crate::domain::directory::{JOURNAL_BUCKET, RowName};
 use crate::domain::error::Error;
-use crate::domain::journal::{EncodedRow, JournalRow, Noted, Rows};
+use crate::domain::journal::{EncodedRow, JournalRow, Noted, ROW_BYTES, Rows};
 use crate::ids::{AccountHandle, ShardId};
 use crate::memory;
 use crate::runtime::account::Account;
@@ -27,6 +27,7 @@ use crate::runtime::core::{AUDIT_DELAY, Core};
 use crate::runtime::desk::Desk;
 use crate::runtime::handles::HandleMap;
 use crate::runtime::pending::Handed;
+use crate::storage::MAX_COMMIT_BYTES;
 
 /// How long a note may stand in the journal alone.
 const MERGE_AFTER: Duration = Duration::from_secs(30);
@@ -45,6 +46,10 @@ const AT_ONCE: usize = 64;
 
 /// How many desks ahead memory is fetched: an account takes about as long as a line of memory.
 const FETCHED_AHEAD: usize = 4;
+
+/// How many rows are put in one commit: as many as fit into it.
+const ROWS_AT_ONCE: usize = 3;
+const _: () = assert!(ROWS_AT_ONCE * (ROW_BYTES + 1024) <= MAX_COMMIT_BYTES);
 
 /// How many rows are removed in one commit.
 const REMOVED_AT_ONCE: usize = 64;
@@ -112,6 +117,13 @@ impl Journal {
 }
 
 impl Index {
+    /// Numbers for so many rows. They are taken while the bucket is locked: whoever locks it next may come before the rows are added here.
+    fn take_numbers(&mut self, count: usize) -> u64 {
+        let first = self.next;
+        self.next += count as u64;
+        first
+    }
+
     fn add(&mut self, number: u64, written: Written, accounts: impl Iterator<Item = (AccountHandle, ShardId, u64)>) {
         self.rows.insert(number, written);
         self.bytes += written.bytes;
@@ -189,20 +201,25 @@ impl Core {
     async fn write_journal(&self, rows: Vec<EncodedRow>, desks: &[Arc<Desk>]) -> Result<(), Error> {
         let mut places = desks.iter();
         let mut place = places.next();
-        for row in rows {
+        for rows in rows.chunks(ROWS_AT_ONCE) {
             // One writer at a time, and in order: the lock of the bucket.
             let mut change = self.directory.change(&[RowName::BucketHead(JOURNAL_BUCKET)]).await?;
-            let number = self.journal.index().next;
-            change.put_passing(RowName::Journal(number), &row.plain).await?;
+            let first = self.journal.index().take_numbers(rows.len());
+            for (number, row) in (first..).zip(rows) {
+                change.put_passing(RowName::Journal(number), &row.plain).await?;
+            }
             change.commit().await?;
-            let written = Written { at: self.uptime_millis(), bytes: row.plain.len() };
-            let accounts = row.accounts.iter().map(|(handle, next)| {
-                while place.is_some_and(|desk| desk.handle != *handle) {
-                    place = places.next();
-                }
-                (*handle, place.map_or(ShardId(0), |desk| desk.shard), *next)
-            });
-            self.journal.index().add(number, written, accounts);
+            let at = self.uptime_millis();
+            let mut index = self.journal.index();
+            for (number, row) in (first..).zip(rows) {
+                let accounts = row.accounts.iter().map(|(handle, next)| {
+                    while place.is_some_and(|desk| desk.handle != *handle) {
+                        place = places.next();
+                    }
+                    (*handle, place.map_or(ShardId(0), |desk| desk.shard), *next)
+                });
+                index.add(number, Written { at, bytes: row.plain.len() }, accounts);
+            }
         }
         Ok(())
     }

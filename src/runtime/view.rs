@@ -73,14 +73,18 @@ impl TokenView {
 }
 
 impl AccountView {
-    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: &SealedCredentials) -> Self {
+    pub(crate) fn of(state: &AccountState, keys: &MaskedKeys, credentials: SealedCredentials) -> Self {
         Self {
             environment: state.owner.environment,
             disabled: state.facts.disabled,
             record_key: keys.records.clone(),
-            credentials: credentials.clone(),
+            credentials,
             linked_account_id: Arc::clone(&state.facts.linked_account_id),
         }
+    }
+
+    pub(crate) fn into_credentials(self) -> SealedCredentials {
+        self.credentials
     }
 
     /// What opening the credential of a connection needs, if it is kept.

@@ -85,7 +85,7 @@ impl Default for SledOptions {
             stall_timeout: Duration::from_secs(10),
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 2 << 20,
-            directory_cache_bytes: 128 << 20,
+            directory_cache_bytes: 256 << 20,
             commit_log_bytes: COMMIT_LOG_BYTES,
             trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),

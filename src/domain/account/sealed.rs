@@ -42,7 +42,7 @@ impl SealedCredential {
 }
 
 /// Those of one account.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct SealedCredentials {
     /// In place: most accounts that reveal have one, and each step to other memory takes as long as the cipher.
     latest: Option<SealedCredential>,
@@ -55,16 +55,16 @@ impl SealedCredentials {
         self.latest.iter().chain(&self.earlier).find(|kept| kept.connection == connection)
     }
 
-    /// Keeps what was just opened as the current version, if it is small enough; others go for it, the oldest first. Whether it does. The
-    /// caller has seen that the connection is not disabled.
-    pub(crate) fn keep(&mut self, state: &AccountState, connection: ConnectionId, sealed: Vec<u8>) -> bool {
-        let Some(stamp) = state.stamp(RecordKey::Secret(connection)) else { return false };
+    /// Keeps what was just opened as the current version, if it is small enough; others go for it, the oldest first. The caller has seen
+    /// that the connection is not disabled.
+    pub(crate) fn keep(&mut self, state: &AccountState, connection: ConnectionId, sealed: Vec<u8>) {
+        let Some(stamp) = state.stamp(RecordKey::Secret(connection)) else { return };
         // While the account key is rotated, two of them are alive; the view has one.
         if stamp.key_version != state.facts.key_version
             || state.facts.wrapped.previous_account.is_some()
             || sealed.len() > MAX_KEPT_BYTES
         {
-            return false;
+            return;
         }
         self.retain(|kept| kept.connection != connection);
         while self.bytes() + sealed.len() > MAX_KEPT_BYTES {
@@ -76,7 +76,6 @@ impl SealedCredentials {
         }
         let before = self.latest.replace(SealedCredential { connection, stamp, sealed: sealed.into() });
         self.earlier.extend(before);
-        true
     }
 
     fn bytes(&self) -> usize {

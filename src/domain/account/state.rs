@@ -171,7 +171,7 @@ impl AccountState {
     pub(crate) fn apply(
         &mut self,
         facts: Facts,
-        stamps: BTreeMap<RecordKey, Option<Stamp>>,
+        stamps: &BTreeMap<RecordKey, Option<Stamp>>,
         spent: Option<Arc<BTreeMap<SessionTokenId, SpentToken>>>,
         dues: BTreeMap<ConnectionId, Option<Timestamp>>,
     ) {
@@ -184,8 +184,8 @@ impl AccountState {
         }
         for (key, stamp) in stamps {
             match stamp {
-                Some(stamp) => self.index.insert(key, stamp),
-                None => self.index.remove(&key),
+                Some(stamp) => self.index.insert(*key, *stamp),
+                None => self.index.remove(key),
             };
         }
         if let Some(spent) = spent {
