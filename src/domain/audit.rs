@@ -400,7 +400,7 @@ mod tests {
         let key = Key::random();
         let mac = |parts: &[&[u8]]| key.mac(Label::AuditChain, parts);
         let entries: Vec<_> = (0..6).map(|at| entry(at, AuditAction::SecretRevealed)).collect();
-        let encoded = Entries::of(&entries);
+        let mut encoded = Entries::of(&entries);
         let (first, others) = encoded.all().split_at(2);
         let (one, link) = encode_segment(mac, 1, &[0; 32], first);
         let (two, end) = encode_segment(mac, 3, &link, others);

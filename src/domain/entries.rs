@@ -6,9 +6,9 @@ use crate::domain::audit::NewEntry;
 use crate::domain::journal::notes;
 use crate::domain::packed::{self, Common, Form, What};
 use crate::ids::{ApiKeyId, ConnectionId, SessionTokenId};
-use crate::memory;
 
-/// Entries, one after the other in one buffer: noting one touches one place in memory.
+/// Entries, one after the other. The newest ones lie in here until there are too many or until somebody looks, so that noting one
+/// touches no other place in memory.
 ///
 /// ```text
 /// frame = 0 ‖ length(4) ‖ encoded entry
@@ -19,10 +19,29 @@ use crate::memory;
 /// The API key is left out where it is the usual one. Time and lifetime have eight bytes each where six and four don't do.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entries {
+    /// All but the newest ones.
     frames: Vec<u8>,
+    /// With the newest ones.
     count: usize,
+    newest: Newest,
     /// That of the first mint or reveal. Whoever removes all of them forgets it.
     usual: Option<ApiKeyId>,
+}
+
+/// Room for five mints. Ten thousand accounts that mint as fast as two cores can have three or four between two visits of the journal.
+const NEWEST_BYTES: usize = 5 * 27;
+
+/// Frames of the newest entries.
+#[derive(Clone, Debug)]
+struct Newest {
+    bytes: [u8; NEWEST_BYTES],
+    len: u8,
+}
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self { bytes: [0; NEWEST_BYTES], len: 0 }
+    }
 }
 
 /// Some consecutive ones of [`Entries`].
@@ -88,12 +107,30 @@ impl Entries {
         if let Some(lifetime) = lifetime {
             frame.first(lifetime.to_le_bytes(), lifetime_bytes);
         }
-        self.frames.extend_from_slice(frame.finished());
+        self.put_newest(frame.finished());
         self.count += 1;
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "no more than the bytes that there are")]
+    fn put_newest(&mut self, frame: &[u8]) {
+        if frame.len() > NEWEST_BYTES - usize::from(self.newest.len) {
+            self.gather();
+        }
+        let begin = usize::from(self.newest.len);
+        let end = begin + frame.len();
+        self.newest.bytes[begin..end].copy_from_slice(frame);
+        self.newest.len = end as u8;
+    }
+
+    /// Puts the newest ones behind the others.
+    fn gather(&mut self) {
+        self.frames.extend_from_slice(&self.newest.bytes[..usize::from(self.newest.len)]);
+        self.newest.len = 0;
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "an entry has a few hundred bytes")]
     fn push_encoded(&mut self, entry: &NewEntry) {
+        self.gather();
         match notes(entry) {
             1 => self.frames.push(ENCODED),
             several => {
@@ -114,6 +151,7 @@ impl Entries {
 
     /// Adds copies of entries.
     pub(crate) fn extend(&mut self, entries: Slice<'_>) {
+        self.gather();
         self.usual = self.usual.or(entries.usual);
         if entries.usual.is_none_or(|usual| self.usual == Some(usual)) {
             self.frames.extend_from_slice(entries.frames);
@@ -127,17 +165,12 @@ impl Entries {
             match entry {
                 Form::Common(common) => self.push_common(&common),
                 Form::Encoded(_) => {
+                    self.gather();
                     self.frames.extend_from_slice(&before[..before.len() - rest.rest().len()]);
                     self.count += 1;
                 }
             }
         }
-    }
-
-    /// Has the place fetched where the next one will be.
-    pub(crate) fn fetch_end(&self) {
-        const USUAL_BYTES: usize = 64;
-        memory::fetch(self.frames.as_ptr().wrapping_add(self.frames.len()), USUAL_BYTES);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -149,18 +182,20 @@ impl Entries {
     }
 
     /// All of them.
-    pub(crate) fn all(&self) -> Slice<'_> {
+    pub(crate) fn all(&mut self) -> Slice<'_> {
+        self.gather();
         Slice { frames: &self.frames, count: self.count, usual: self.usual }
     }
 
     /// Those behind a place.
-    pub(crate) fn since(&self, place: Place) -> Slice<'_> {
+    pub(crate) fn since(&mut self, place: Place) -> Slice<'_> {
+        self.gather();
         let frames = self.frames.get(place.bytes..).unwrap_or_default();
         Slice { frames, count: self.count.saturating_sub(place.count), usual: self.usual }
     }
 
     /// The place behind the last one.
-    pub(crate) fn end(&self) -> Place {
+    pub(crate) fn end(&mut self) -> Place {
         Place::default().behind(self.all())
     }
 
@@ -373,12 +408,42 @@ mod tests {
         assert_eq!(entries.all().bytes(), 27);
     }
 
+    /// What is pushed comes back in its order, whether it was looked at after each one or only at the end, and whatever is among the newest.
+    #[test]
+    fn the_newest_ones_are_behind_the_others_whoever_looks_when() {
+        let given: Vec<_> = std::iter::repeat_n(entries(), 3).flatten().collect();
+        for looked_every in 1..=given.len() {
+            let mut entries = Entries::default();
+            for (number, entry) in given.iter().enumerate() {
+                entries.push(entry);
+                assert_eq!(entries.len(), number + 1);
+                if number % looked_every == 0 {
+                    assert_eq!(entries.all().decode().unwrap(), given[..=number]);
+                }
+            }
+            assert_eq!(entries.all().decode().unwrap(), given);
+        }
+    }
+
+    /// Noting five mints touches nothing but the entries themselves.
+    #[test]
+    fn the_newest_ones_need_no_memory_of_their_own() {
+        let mut entries = Entries::default();
+        for at in 0..5 {
+            entries.push(&minted(1, NOW + at, NOW + 900_000));
+        }
+        assert_eq!((entries.frames.capacity(), entries.len()), (0, 5));
+        entries.push(&minted(1, NOW, NOW));
+        assert_eq!(entries.frames.len(), NEWEST_BYTES);
+    }
+
     #[test]
     fn what_was_pushed_comes_back_wherever_it_is_cut_and_moved() {
         let given = entries();
         for cut in 0..=given.len() {
             let mut encoded = Entries::of(&given);
-            let (first, others) = encoded.all().split_at(cut);
+            let mut same = encoded.clone();
+            let (first, others) = same.all().split_at(cut);
             assert_eq!(first.decode().unwrap(), given[..cut]);
             assert_eq!(others.decode().unwrap(), given[cut..]);
             assert_eq!((first.len(), others.len()), (cut, given.len() - cut));
@@ -398,7 +463,7 @@ mod tests {
             assert_eq!(end.counted_from(beginning), encoded.end());
             assert_eq!(place.counted_from(end), Place::default());
         }
-        let encoded = Entries::of(&given);
+        let mut encoded = Entries::of(&given);
         assert_eq!(encoded.all().notes(), given.len() as u64 + 6);
         let parts: Vec<_> = encoded.all().chunks(2).map(|part| part.decode().unwrap()).collect();
         assert_eq!(parts, given.chunks(2).collect::<Vec<_>>());

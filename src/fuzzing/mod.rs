@@ -127,7 +127,7 @@ pub fn provider_settings(bytes: &[u8]) -> Option<Vec<u8>> {
 pub fn audit_segment(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries: Vec<_> = audit::decode_segment(1, bytes).ok()?.into_iter().map(audit::NewEntry::from).collect();
     let key = vector_key();
-    let encoded = Entries::of(&entries);
+    let mut encoded = Entries::of(&entries);
     Some(audit::encode_segment(|parts| key.mac(Label::AuditChain, parts), 1, &[0; 32], encoded.all()).0)
 }
 

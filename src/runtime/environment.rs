@@ -351,7 +351,7 @@ impl Core {
     ) -> Result<(), Error> {
         let first = row.audit.next_sequence;
         let mac = |parts: &[&[u8]]| chain_mac(&self.keyring, environment, parts);
-        let encoded = Entries::of(entries);
+        let mut encoded = Entries::of(entries);
         let (segment, last_link) = audit::encode_segment(mac, first, &row.audit.last_link, encoded.all());
         row.audit = ChainEnds { next_sequence: first + entries.len() as u64, last_link, last_segment: first, ..row.audit };
         change.put_bytes(RowName::AuditSegment(environment, first), &segment).await?;

@@ -49,12 +49,6 @@ impl Pending {
         self.entries.len() + usize::from(self.refusal.is_some())
     }
 
-    /// How many entries wait, before one more does in a moment: the place for it is fetched meanwhile.
-    pub(crate) fn expect_note(&self) -> usize {
-        self.entries.fetch_end();
-        self.len()
-    }
-
     /// Adds an entry, and remembers the use if it tells of one.
     pub(crate) fn note(&mut self, entry: NewEntry) {
         self.used.extend(use_of(&entry));
@@ -91,7 +85,7 @@ impl Pending {
     }
 
     /// Whether a use is known to nothing but the audit and this: its entry is committed, and its connection's record is not.
-    pub(crate) fn has_bare_use(&self) -> bool {
+    pub(crate) fn has_bare_use(&mut self) -> bool {
         if self.used.is_empty() {
             return false;
         }
@@ -140,17 +134,15 @@ impl Pending {
     /// The entries for the next commit, oldest first: as many as fit into one beside whatever else it brings.
     pub(crate) fn hand_to_commit(&mut self) -> Slice<'_> {
         self.freeze();
-        self.entries.all().split_at(self.fitting()).0
+        let all = self.entries.all();
+        all.split_at(fitting(all)).0
     }
 
     /// Whether the entries need more than one commit.
     pub(crate) fn is_surplus(&mut self) -> bool {
         self.freeze();
-        self.fitting() < self.entries.len()
-    }
-
-    fn fitting(&self) -> usize {
-        self.entries.all().fitting(BYTES_PER_COMMIT, MORE_BYTES)
+        let all = self.entries.all();
+        fitting(all) < all.len()
     }
 
     /// The first so many entries are in the audit.
@@ -196,6 +188,11 @@ impl Pending {
         self.kept = self.kept.counted_from(beginning);
         self.kept_next = self.kept_next.max(self.first);
     }
+}
+
+/// How many of the first ones fit into one commit.
+fn fitting(entries: Slice<'_>) -> usize {
+    entries.fitting(BYTES_PER_COMMIT, MORE_BYTES)
 }
 
 /// The connection whose credential was used, and when, if that is what an entry tells.

@@ -38,7 +38,7 @@ impl Ready {
         let desk = core.router.enter(core, handle, bytes, core.settings.mailbox_capacity)?;
         let permitted = key.check_locator(&desk.locator).is_ok()
             && needs.permissions.iter().any(|permission| key.permissions().contains(*permission))
-            && desk.pending().expect_note() + 1 < MAX_PENDING;
+            && desk.pending().len() + 1 < MAX_PENDING;
         permitted.then_some(Self { desk })
     }
 
