@@ -85,7 +85,7 @@ impl Default for Small {
 
 impl Small {
     /// The most bytes.
-    const MAX: usize = 64;
+    pub(crate) const MAX: usize = 64;
 
     /// A number, or that of an enum's variant.
     pub(crate) fn number(&mut self, number: u64) -> &mut Self {
@@ -115,6 +115,11 @@ impl Small {
 
     pub(crate) fn finished(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+
+    /// All bytes, whatever is behind those that were put, and how many were: a copy of a fixed length is a few instructions.
+    pub(crate) fn whole(&self) -> (&[u8; Self::MAX], usize) {
+        (&self.bytes, self.len)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::domain::account::sealed::SealedCredentials;
 use crate::domain::audit::NewEntry;
 use crate::ids::{AccountHandle, ShardId};
 use crate::runtime::gate::{Gate, Gated};
+use crate::runtime::handles::OfAccount;
 use crate::runtime::pending::Pending;
 use crate::runtime::view::{AccountView, TokenView};
 
@@ -99,6 +100,12 @@ impl Desk {
         let mut pending = self.pending();
         pending.note(entry);
         pending.len()
+    }
+}
+
+impl OfAccount for Desk {
+    fn handle(&self) -> &AccountHandle {
+        &self.handle
     }
 }
 

@@ -19,7 +19,7 @@ use crate::runtime::actor::{AccountActor, Job, Passivate, Work};
 use crate::runtime::core::Core;
 use crate::runtime::desk::Desk;
 use crate::runtime::gate::{Gate, Gated as _, Pass, Refused};
-use crate::runtime::handles::HandleMap;
+use crate::runtime::handles::{ByHandle, HandleMap, HandleSet};
 use crate::runtime::view::TokenView;
 
 /// Parts of the map, so that callers of different accounts rarely meet at a lock.
@@ -28,7 +28,24 @@ const PARTS: usize = 256;
 /// A part of the map on cache lines of its own, so that its lock is not moved between cores for another's sake.
 #[derive(Default)]
 #[repr(align(128))]
-struct Padded(RwLock<HandleMap<Resident>>);
+struct Padded(RwLock<Part>);
+
+/// The accounts of one part.
+#[derive(Default)]
+// The lock and what a token needs share a cache line.
+#[repr(C)]
+struct Part {
+    desks: HandleSet<Desk>,
+    /// Of the same accounts. Only a hop needs them.
+    addresses: HandleMap<Addr<AccountActor>>,
+}
+
+impl Part {
+    fn get(&self, handle: &AccountHandle) -> Option<Resident> {
+        let (ByHandle(desk), address) = (self.desks.get(handle)?, self.addresses.get(handle)?);
+        Some(Resident { desk: Arc::clone(desk), address: address.clone() })
+    }
+}
 
 /// The concurrent map from handle to actor.
 pub(crate) struct Router {
@@ -91,26 +108,35 @@ impl Router {
 
     /// The account's actor, if it is resident.
     fn resident(&self, core: &Core, handle: &AccountHandle) -> Option<Resident> {
-        self.with(core, handle, Desk::FOR_TOKENS, |resident| Some(resident.clone()))
+        let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
+        let resident = part.get(handle)?;
+        resident.desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
+        Some(resident)
     }
 
     /// What checking a token needs, if the account is resident and loaded.
     pub(crate) fn token(&self, core: &Core, handle: &AccountHandle) -> Option<TokenView> {
-        self.with(core, handle, Desk::FOR_TOKENS, |resident| resident.desk.token())
+        self.with(core, handle, Desk::FOR_TOKENS, |desk| desk.token())
     }
 
     /// A place at the account's desk, so many bytes of which will be looked at, if it is resident and fewer than `places` are taken.
     pub(crate) fn enter(&self, core: &Core, handle: &AccountHandle, bytes: usize, places: usize) -> Option<Pass<Desk>> {
-        self.with(core, handle, bytes, |resident| Pass::enter(&resident.desk, places).ok())
+        self.with(core, handle, bytes, |desk| Pass::enter(desk, places).ok())
     }
 
-    /// Looks at a resident account, for a few steps.
-    fn with<R>(&self, core: &Core, handle: &AccountHandle, bytes: usize, look: impl FnOnce(&Resident) -> Option<R>) -> Option<R> {
+    /// Looks at a resident account's desk, for a few steps.
+    fn with<R>(
+        &self,
+        core: &Core,
+        handle: &AccountHandle,
+        bytes: usize,
+        look: impl FnOnce(&Arc<Desk>) -> Option<R>,
+    ) -> Option<R> {
         let part = self.part(handle).read().unwrap_or_else(PoisonError::into_inner);
-        let resident = part.get(handle)?;
-        memory::fetch(Arc::as_ptr(&resident.desk).cast(), bytes);
-        resident.desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
-        look(resident)
+        let ByHandle(desk) = part.desks.get(handle)?;
+        memory::fetch(Arc::as_ptr(desk).cast(), bytes);
+        desk.last_used.store(core.coarse_uptime_millis(), Ordering::Relaxed);
+        look(desk)
     }
 
     /// The account's actor, started if need be.
@@ -138,7 +164,7 @@ impl Router {
     fn start_at(&self, core: &Arc<Core>, handle: AccountHandle, place: AccountPlace, deletions: u64) -> Started {
         let mut part = self.part(&handle).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(resident) = part.get(&handle) {
-            return Started::Resident(resident.clone());
+            return Started::Resident(resident);
         }
         // Looked at with the part locked: a deletion that begins later finds this actor in it.
         let deleting = self.deleting();
@@ -161,7 +187,8 @@ impl Router {
             })
         };
         let resident = Resident { desk, address };
-        part.insert(handle, resident.clone());
+        part.desks.insert(ByHandle(Arc::clone(&resident.desk)));
+        part.addresses.insert(handle, resident.address.clone());
         drop(part);
         if self.resident.fetch_add(1, Ordering::Relaxed) >= core.settings.max_resident_accounts {
             core.wake_housekeeping();
@@ -253,7 +280,7 @@ impl Router {
         let mut found: Vec<(u64, AccountHandle)> = Vec::new();
         for part in &self.parts {
             let part = part.0.read().unwrap_or_else(PoisonError::into_inner);
-            let all = part.iter().map(|(handle, resident)| (resident.desk.last_used.load(Ordering::Relaxed), *handle));
+            let all = part.desks.iter().map(|ByHandle(desk)| (desk.last_used.load(Ordering::Relaxed), desk.handle));
             found.extend(all.filter(|(last_used, _)| surplus > 0 || is_idle(*last_used)));
         }
         if let Some(last) = surplus.min(found.len()).checked_sub(1) {
@@ -266,7 +293,7 @@ impl Router {
             // Asked again: it may have been used since.
             let goes = position < surplus || is_idle(resident.desk.last_used.load(Ordering::Relaxed));
             if goes && resident.desk.gate().close_if_empty() {
-                leaving.push(resident.clone());
+                leaving.push(resident);
             }
         }
         self.stop(leaving).await;
@@ -293,14 +320,19 @@ impl Router {
     pub(crate) fn all(&self) -> Vec<Resident> {
         self.parts
             .iter()
-            .flat_map(|part| part.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>())
+            .flat_map(|part| {
+                let part = part.0.read().unwrap_or_else(PoisonError::into_inner);
+                part.addresses.keys().filter_map(|handle| part.get(handle)).collect::<Vec<_>>()
+            })
             .collect()
     }
 
     fn forget(&self, resident: &Resident) {
         let mut part = self.part(&resident.desk.handle).write().unwrap_or_else(PoisonError::into_inner);
-        if part.get(&resident.desk.handle).is_some_and(|present| Arc::ptr_eq(&present.desk, &resident.desk)) {
-            part.remove(&resident.desk.handle);
+        let handle = &resident.desk.handle;
+        if part.desks.get(handle).is_some_and(|ByHandle(present)| Arc::ptr_eq(present, &resident.desk)) {
+            part.desks.remove(handle);
+            part.addresses.remove(handle);
             self.resident.fetch_sub(1, Ordering::Relaxed);
         }
         drop(part);
@@ -311,7 +343,7 @@ impl Router {
         self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn part(&self, handle: &AccountHandle) -> &RwLock<HandleMap<Resident>> {
+    fn part(&self, handle: &AccountHandle) -> &RwLock<Part> {
         // None of the bytes that are the hash.
         &self.parts[usize::from(handle.as_bytes()[0]) % PARTS].0
     }
