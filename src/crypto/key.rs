@@ -104,7 +104,8 @@ impl Deref for Key {
 
 impl Drop for KeyBytes {
     fn drop(&mut self) {
-        self.0.zeroize();
+        // As a slice: an array is wiped element by element, with a barrier behind each.
+        self.0[..].zeroize();
     }
 }
 

@@ -52,7 +52,8 @@ impl MaskedKey {
 impl Drop for MaskedKey {
     /// The mask key outlives the account's: what was masked before a rotation or a deletion is gone with it.
     fn drop(&mut self) {
-        self.masked.zeroize();
+        // As a slice, like a key.
+        self.masked[..].zeroize();
     }
 }
 
@@ -61,7 +62,7 @@ fn xor(mask_key: &[u8; KEY_BYTES], salt: &[u8; HCHACHA_BYTES], from: &[u8; KEY_B
     for ((to, from), mask) in to.iter_mut().zip(from).zip(&mask) {
         *to = from ^ mask;
     }
-    mask.zeroize();
+    mask[..].zeroize();
 }
 
 impl fmt::Debug for MaskedKey {
