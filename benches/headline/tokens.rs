@@ -13,7 +13,8 @@ const TASKS: usize = 256;
 const ACCOUNTS: usize = 10_000;
 const ROUND: Duration = Duration::from_millis(1500);
 
-/// Longer than what the journal takes before it is merged, so that a round pays for merging too.
+/// Longer than what the journal takes before it is merged, so that a round pays for merging too. What is left when it ends is merged before the
+/// next one; a longer round (`ANCHORHOLD_ROUND`, seconds) pays for more of it.
 const OUR_ROUND: Duration = Duration::from_secs(4);
 
 pub fn against_jwt() {
@@ -50,9 +51,10 @@ fn against(rival: &str, roundtrip: impl Fn(usize) + Send + Sync + 'static) {
             .map(|task| Arc::new((vault.clone(), accounts.iter().skip(task).step_by(TASKS).cloned().collect::<Vec<_>>())))
             .collect(),
     );
+    let round = std::env::var("ANCHORHOLD_ROUND").ok().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let ours = || {
         let workers = Arc::clone(&workers);
-        per_second(&world.runtime, TASKS, OUR_ROUND, move |task, turn| {
+        per_second(&world.runtime, TASKS, round.unwrap_or(OUR_ROUND), move |task, turn| {
             let worker = Arc::clone(&workers[task]);
             async move {
                 let (vault, accounts) = &*worker;
