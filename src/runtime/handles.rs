@@ -61,3 +61,30 @@ impl Hasher for HandleHasher {
     /// The length of a handle, which is always the same.
     fn write_usize(&mut self, _: usize) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named(AccountHandle, u8);
+
+    impl OfAccount for Named {
+        fn handle(&self) -> &AccountHandle {
+            &self.0
+        }
+    }
+
+    /// Handles that end alike have one hash.
+    #[test]
+    fn what_has_the_same_hash_is_told_apart_by_the_whole_handle() {
+        let handle = |first: u8| AccountHandle::from_bytes(std::array::from_fn(|at| if at == 0 { first } else { 7 }));
+        let mut set = HandleSet::default();
+        assert!(set.insert(ByHandle(Arc::new(Named(handle(1), 1)))));
+        assert!(set.insert(ByHandle(Arc::new(Named(handle(2), 2)))));
+        assert!(!set.insert(ByHandle(Arc::new(Named(handle(2), 3)))), "one for each handle");
+        let found = |set: &HandleSet<Named>, first| set.get(&handle(first)).map(|ByHandle(named)| named.1);
+        assert_eq!([1, 2, 3].map(|first| found(&set, first)), [Some(1), Some(2), None]);
+        assert!(set.remove(&handle(1)));
+        assert_eq!([1, 2].map(|first| found(&set, first)), [None, Some(2)]);
+    }
+}
