@@ -59,6 +59,8 @@ pub(crate) struct PlaceOptions {
     pub(crate) trees_per_shard: Option<usize>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) commit_log_bytes: u64,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) section_from_bytes: u64,
     pub(crate) faults: storage::StorageFaults,
 }
 
@@ -75,6 +77,8 @@ impl PlaceOptions {
             trees_per_shard: None,
             #[cfg(any(test, feature = "testing"))]
             commit_log_bytes: storage::COMMIT_LOG_BYTES,
+            #[cfg(any(test, feature = "testing"))]
+            section_from_bytes: storage::SECTION_FROM_BYTES,
             faults: storage::StorageFaults::default(),
         }
     }
@@ -101,6 +105,10 @@ impl PlaceOptions {
             commit_log_bytes: self.commit_log_bytes,
             #[cfg(not(any(test, feature = "testing")))]
             commit_log_bytes: storage::COMMIT_LOG_BYTES,
+            #[cfg(any(test, feature = "testing"))]
+            section_from_bytes: self.section_from_bytes,
+            #[cfg(not(any(test, feature = "testing")))]
+            section_from_bytes: storage::SECTION_FROM_BYTES,
             faults: self.faults,
         };
         Ok(storage::acquire(&self.path, options)?)

@@ -30,6 +30,7 @@ fn engine() -> (tempfile::TempDir, Arc<dyn Storage>, Arc<Keyring>) {
         stall_timeout: Duration::from_secs(10),
         trees_per_shard: TREES_PER_SHARD,
         commit_log_bytes: storage::COMMIT_LOG_BYTES,
+        section_from_bytes: 0,
         faults: StorageFaults::default(),
     };
     let place = storage::acquire(&folder.path().join("vault"), options).unwrap();

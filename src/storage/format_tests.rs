@@ -48,6 +48,7 @@ fn documented_header_file_is_read_and_written_the_same() {
         stall_timeout: Duration::from_secs(10),
         trees_per_shard: TREES_PER_SHARD,
         commit_log_bytes: COMMIT_LOG_BYTES,
+        section_from_bytes: SECTION_FROM_BYTES,
         faults: StorageFaults::default(),
     };
     let place = acquire(&folder.path().join("vault"), options).unwrap();

@@ -54,6 +54,10 @@ pub(crate) const TREES_PER_SHARD: usize = 96;
 /// seconds; and so much may be in memory because the databases have not got it yet.
 pub(crate) const COMMIT_LOG_BYTES: u64 = 16 * 1024 * 1024;
 
+/// How long the log of the directory's first database is when what is written to it begins to go to sections: some twenty thousand accounts.
+/// Opening it takes a few milliseconds then, and all sections together have half as much before anything is in them.
+pub(crate) const SECTION_FROM_BYTES: u64 = 16 * 1024 * 1024;
+
 /// How a vault's files are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineOptions {
@@ -65,6 +69,8 @@ pub(crate) struct EngineOptions {
     pub(crate) trees_per_shard: usize,
     /// How long a file of the commit log gets; [`COMMIT_LOG_BYTES`] but in tests.
     pub(crate) commit_log_bytes: u64,
+    /// How long the directory's first log is when it gets sections; [`SECTION_FROM_BYTES`] but in tests.
+    pub(crate) section_from_bytes: u64,
     pub(crate) faults: StorageFaults,
 }
 
@@ -73,12 +79,13 @@ pub(crate) struct EngineOptions {
 /// # Errors
 /// `AlreadyOpen`, and then nothing was touched; `NotAVault`; `Io`.
 pub(crate) fn acquire(path: &Path, options: EngineOptions) -> Result<Box<dyn Place>, StorageError> {
-    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard, commit_log_bytes, faults } = options;
+    let EngineOptions { max_open_shards, stall_timeout, trees_per_shard, commit_log_bytes, section_from_bytes, faults } = options;
     let options = sled::SledOptions {
         max_open_shards,
         stall_timeout,
         trees_per_shard,
         commit_log_bytes,
+        section_from_bytes,
         faults,
         ..sled::SledOptions::default()
     };

@@ -10,6 +10,7 @@
 //! | `group.rs` | writing commits of several databases together, and applying them |
 //! | `watchdog.rs` | a hang or a failed write becomes an error |
 //! | `database.rs` `rows.rs` | one sled database, and giving it what is newer; how rows lie in it |
+//! | `directory.rs` | opening the directory's database and its sections |
 //! | `shards.rs` `shred.rs` | generations of a shard, what is checked when it opens; rewriting it |
 //! | `rebuild.rs` | making the directory anew |
 //! | `anchors.rs` `keeper.rs` | writing the anchors, and the thread that does; closing |
@@ -25,6 +26,7 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 mod database;
+mod directory;
 mod engine;
 #[cfg(test)]
 mod fault_tests;
@@ -54,7 +56,7 @@ mod watchdog;
 
 use std::time::Duration;
 
-use super::{COMMIT_LOG_BYTES, TREES_PER_SHARD};
+use super::{COMMIT_LOG_BYTES, SECTION_FROM_BYTES, TREES_PER_SHARD};
 pub use faults::StorageFaults;
 pub(crate) use place::SledPlace;
 
@@ -67,10 +69,12 @@ pub(crate) struct SledOptions {
     pub(crate) stall_timeout: Duration,
     /// How far the anchors may be behind the databases.
     pub(crate) anchor_interval: Duration,
-    /// How much of a shard, and how much of the directory, sled may keep in memory, counted as it lies on disk: some three times as much of
-    /// memory (`docs/operations.md`).
+    /// How much of a shard, and how much of the directory with all its sections, sled may keep in memory, counted as it lies on disk: some
+    /// three times as much of memory (`docs/operations.md`).
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
+    /// How long the log of the directory's first database is when it gets sections.
+    pub(crate) section_from_bytes: u64,
     /// How many account trees go into one shard: [`TREES_PER_SHARD`], less in tests that want several shards.
     pub(crate) trees_per_shard: usize,
     /// How long a file of the commit log gets.
@@ -86,6 +90,7 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 2 << 20,
             directory_cache_bytes: 256 << 20,
+            section_from_bytes: SECTION_FROM_BYTES,
             commit_log_bytes: COMMIT_LOG_BYTES,
             trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),

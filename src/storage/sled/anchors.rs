@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::anchor::{DirectoryAnchor, ShardAnchor, ShardMark};
 use super::super::{AnchorHead, AnchorSeal, Anchored, Location, Mark, StorageError};
 use super::core::{Core, io_error, locked};
-use super::database::Failure;
+use super::database::{Failure, sections};
 use super::files;
 use super::lane::Lane;
 use super::shards::{ANCHOR, SHARDS, generation_dir, remembered_counts};
@@ -107,11 +107,17 @@ impl Anchors {
         self.write_directory(core, &self.begin_writing(&core.watchdog)?)
     }
 
-    /// Compares the directory's database, as it was opened, with what its anchor remembers.
-    pub(super) fn check_directory(&self, found: &BTreeMap<u16, u64>) -> Result<(), StorageError> {
+    /// Compares the buckets of one section of the directory's database, or those that are in none, as they were opened, with what its anchor
+    /// remembers.
+    pub(super) fn check_directory(&self, section: Option<u8>, found: &BTreeMap<u16, u64>) -> Result<(), StorageError> {
+        if self.frozen {
+            return Ok(());
+        }
         let state = locked(&self.state);
         let (place, accounts) = (Location::Directory, Vec::new());
-        for (bucket, mark) in &state.directory.marks {
+        for (bucket, mark) in
+            state.directory.marks.iter().filter(|(bucket, _)| sections::of_mark(Mark::Bucket(**bucket)) == section)
+        {
             match found.get(bucket) {
                 None => {
                     let detail = format!("the mark of bucket {bucket} is missing");

@@ -8,9 +8,10 @@ use super::super::{
     AnchorHead, BoxFuture, Commit, Location, MAX_TREES_PER_SHARD, Mark, Storage, StorageError, StorageStatus, Tree,
 };
 use super::core::{Core, io_error, locked};
+use super::directory;
 use super::group::Committed;
 use super::header;
-use super::lane::{DIRECTORY_TREE, Job, Lane};
+use super::lane::{Job, Lane};
 use super::shards::{self, Shard};
 use super::shred;
 use super::tree::{self, SledTree};
@@ -50,13 +51,9 @@ impl SledStorage {
         self.core.log.restart(&self.core, |place| place.map_or_else(|| self.directory.clone(), |shard| self.lane(shard)))
     }
 
-    /// Opens the directory and compares it with its anchor.
+    /// Opens the directory and compares it with its anchor, but for sections that are opened later.
     pub(super) async fn open_directory(&self) -> Result<(), StorageError> {
-        let marks = self.directory.read(|lane, database| {
-            let marks = database.bucket_marks(DIRECTORY_TREE).map_err(|failure| lane.read_error(None, failure))?;
-            lane.core.anchors.check_directory(&marks)
-        });
-        marks.await
+        self.directory.read(|lane, database| directory::check_what_is_open(lane, database)).await
     }
 
     fn lane(&self, shard: ShardId) -> Arc<Lane> {

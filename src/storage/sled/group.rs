@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::{Commit, Mark, MarkStep, StorageError};
 use super::core::Core;
-use super::database::{CREATION_BYTES, Database, ENTRY_BYTES, Failure, REMOVAL_BYTES};
+use super::database::{CREATION_BYTES, Database, ENTRY_BYTES, Failure, REMOVAL_BYTES, sections};
 use super::frames;
 use super::lane::{Held, Lane};
 use super::rows::PART_BYTES;
@@ -159,7 +159,7 @@ enum Refusal {
 
 impl Lane {
     /// Whether a commit can be applied, when so many trees will have been made before it.
-    fn check(&self, database: &Database, job: &CommitJob, creating: usize) -> Result<(), Refusal> {
+    fn check(self: &Arc<Self>, database: &Database, job: &CommitJob, creating: usize) -> Result<(), Refusal> {
         if !database.has_tree(&job.tree) {
             if !job.create {
                 return Err(Refusal::This(StorageError::NoTree));
@@ -168,6 +168,7 @@ impl Lane {
                 return Err(Refusal::NoRoom);
             }
         }
+        self.open_sections_now(database, sections::of_commit(&job.commit)).map_err(Refusal::This)?;
         for step in &job.commit.marks {
             let found = database.mark(&job.tree, step.mark).map_err(Refusal::Database)?.map_or(0, |mark| mark.sequence);
             if found != step.expected {

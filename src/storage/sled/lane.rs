@@ -11,6 +11,7 @@ use super::commit_log::Pressure;
 use super::committer::Turn;
 use super::core::{Core, failed, locked};
 use super::database::{Database, Failure};
+use super::directory;
 use super::frames::Target;
 use super::group::{self, CommitJob, Staged, Subjects};
 use super::shards::{self, Shard};
@@ -31,9 +32,6 @@ const MAX_WAITING_IN_VAULT: usize = 32 * 1024;
 
 /// How many pieces a database is given in a turn while others wait.
 const PRESSING_PIECES: usize = 4;
-
-/// The name of the directory's only tree.
-pub(super) const DIRECTORY_TREE: &[u8] = b"directory";
 
 /// One database of a vault: the directory, or a shard.
 pub(super) struct Lane {
@@ -158,7 +156,7 @@ impl Lane {
     }
 
     /// The database if it is open.
-    fn opened(&self) -> Result<Option<Arc<Database>>, StorageError> {
+    pub(super) fn opened(&self) -> Result<Option<Arc<Database>>, StorageError> {
         match &*locked(&self.slot) {
             Slot::Open(database) => {
                 self.used.store(self.core.use_number(), Ordering::Relaxed);
@@ -178,7 +176,7 @@ impl Lane {
             return Err(StorageError::Poisoned(reason));
         }
         let opened = match &self.shard {
-            None => shards::open_directory(&self.core),
+            None => directory::open(&self.core),
             Some(shard) => {
                 self.make_room();
                 shards::open(&self.core, shard)
@@ -267,7 +265,7 @@ impl Lane {
         let log = &self.core.log;
         if !database.is_settling() {
             self.core.options.faults.before_settling()?;
-            database.begin_settling(log.number());
+            database.begin_settling(log.number(), &self.core.watchdog)?;
         }
         let before_flush = || self.core.options.faults.before_flush();
         let piece = || database.settle_on(kept, &self.core.watchdog, &before_flush).transpose();

@@ -166,6 +166,13 @@ impl Table {
             .map(|(key, entry)| (key, entry.value()))
     }
 
+    /// Whether there is anything of a section of the directory.
+    pub(super) fn touches(&self, section: u8) -> bool {
+        let (from, to) = (u16::from(section) << 8, (u16::from(section) + 1) << 8);
+        self.marks.range(Mark::Bucket(from)..Mark::Bucket(to)).next().is_some()
+            || self.rows.range(vec![section]..vec![section + 1]).next().is_some()
+    }
+
     /// The rows that are passing.
     pub(super) fn passing(&self) -> impl Iterator<Item = Row> + '_ {
         self.rows.iter().filter_map(|(key, entry)| match entry {

@@ -9,12 +9,14 @@
 //! 00 01 | bucket 2                            -> sequence 8 | digest 32              a bucket's mark
 //! 01 | key                                    -> 00 | value                          a row of up to 4 KiB
 //! 01 | key                                    -> 01 | parts 2 | length 4 | crc32 4   a larger row
+//! 01 | key                                    -> 02                                  in a section: none, whatever the directory's first database has
 //! 02 | key length 2 | key | number of part 2  -> bytes                               its parts
 //! ```
 //!
 //! The checksum is not there against damage, which sled's own and the seals above find, but against parts of two values.
 
 use super::super::{Anchored, Mark, Row};
+use super::database::sections::SECTIONS;
 
 /// The largest entry of a tree.
 pub(super) const PART_BYTES: usize = 4 * 1024;
@@ -25,12 +27,15 @@ const PART: u8 = 2;
 
 const WHOLE: u8 = 0;
 const IN_PARTS: u8 = 1;
+const REMOVED: u8 = 2;
 
 /// The entry under a row's own key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
     Whole(&'a [u8]),
     InParts(Parts),
+    /// There is no row, though an older store has one.
+    Removed,
 }
 
 /// Where the rest of a larger row is.
@@ -72,6 +77,7 @@ pub(super) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
     let (kind, rest) = entry.split_first()?;
     match (*kind, rest.len()) {
         (WHOLE, _) => Some(Entry::Whole(rest)),
+        (REMOVED, 0) => Some(Entry::Removed),
         (IN_PARTS, 10) => {
             let (count, rest) = rest.split_first_chunk()?;
             let (length, crc) = rest.split_first_chunk()?;
@@ -83,6 +89,11 @@ pub(super) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
         }
         _ => None,
     }
+}
+
+/// What stands for a row that was removed, where an older store has it.
+pub(super) fn removed() -> Vec<u8> {
+    vec![REMOVED]
 }
 
 pub(super) fn row_key(key: &[u8]) -> Vec<u8> {
@@ -107,9 +118,12 @@ pub(super) fn mark_key(mark: Mark) -> Vec<u8> {
     }
 }
 
-/// The keys of all buckets' marks, as a range.
-pub(super) fn bucket_marks() -> std::ops::Range<Vec<u8>> {
-    vec![MARK, 1]..vec![MARK, 2]
+/// The keys of the marks of a section's buckets, or of those that are in none, as a range.
+pub(super) fn bucket_marks(section: Option<u8>) -> std::ops::Range<Vec<u8>> {
+    match section {
+        Some(section) => vec![MARK, 1, section]..vec![MARK, 1, section + 1],
+        None => vec![MARK, 1, SECTIONS]..vec![MARK, 2],
+    }
 }
 
 /// The bucket in the key of a bucket's mark.
@@ -129,6 +143,7 @@ pub(super) fn parse_mark(value: &[u8]) -> Option<Anchored> {
 #[cfg(test)]
 mod tests {
     use super::super::super::{MAX_KEY_BYTES, MAX_ROW_BYTES};
+    use super::super::database::sections::of_mark;
     use super::*;
     use crate::vectors::{Vector, from_hex};
 
@@ -148,6 +163,7 @@ mod tests {
                     assert!(!parts.complete(&joined[1..]));
                     assert_eq!(joined, value);
                 }
+                Entry::Removed => panic!("a row that is there"),
             }
         }
     }
@@ -164,8 +180,14 @@ mod tests {
         assert_ne!(part_key(b"a", 0), row_key(b"a"));
         assert_eq!(key_of(&row_key(b"a")), Some(b"a".as_slice()));
         assert_eq!(bucket_of(&mark_key(Mark::Bucket(513))), Some(513));
-        assert!(bucket_marks().contains(&mark_key(Mark::Bucket(u16::MAX))));
-        assert!(!bucket_marks().contains(&mark_key(Mark::Account)));
+        for bucket in [0, 0x0fff, 0x1000, u16::MAX] {
+            let sections = (0..SECTIONS).map(Some).chain([None]);
+            let found: Vec<_> =
+                sections.filter(|section| bucket_marks(*section).contains(&mark_key(Mark::Bucket(bucket)))).collect();
+            assert_eq!(found, [of_mark(Mark::Bucket(bucket))]);
+        }
+        assert!(!bucket_marks(None).contains(&mark_key(Mark::Account)));
+        assert_eq!(parse(&removed()), Some(Entry::Removed));
     }
 
     #[test]

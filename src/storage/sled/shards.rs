@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::super::anchor::{ShardAnchor, ShardMark};
 use super::super::{Anchored, Location, StorageError};
-use super::anchors::DIRECTORY;
 use super::core::{Core, failed, io_error, locked};
 use super::database::{Database, Failure};
+use super::directory;
 use super::files;
 use super::frames::Logged;
-use super::lane::DIRECTORY_TREE;
 use crate::ids::{AccountHandle, ShardId};
 
 pub(super) const SHARDS: &str = "shards";
@@ -200,28 +199,16 @@ pub(super) fn generation_dir(root: &Path, shard: ShardId, generation: u32) -> Pa
     root.join(SHARDS).join(format!("{shard}.{generation}"))
 }
 
-/// Opens the directory's database.
-pub(super) fn open_directory(core: &Core) -> Result<Database, StorageError> {
-    let place = Location::Directory;
-    let opened = Database::open(&core.root.join(DIRECTORY), core.options.directory_cache_bytes, &core.watchdog);
-    let (database, repaired) = opened.map_err(|failure| failed(place, "open a database", failure))?;
-    if let Some(detail) = repaired {
-        core.note_repaired(place, &detail);
-    }
-    if !database.has_tree(DIRECTORY_TREE) {
-        database.create_tree(DIRECTORY_TREE).map_err(|failure| failed(place, "open a database", failure))?;
-    }
-    catch_up(core, &database, None, 0).map_err(|failure| failed(place, "open a database", failure))?;
-    Ok(database)
-}
-
 /// Applies what a crash left of a database in the commit log, durably.
-fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation: u32) -> Result<(), Failure> {
+pub(super) fn catch_up(core: &Core, database: &Database, shard: Option<ShardId>, generation: u32) -> Result<(), Failure> {
     let left = core.log.take_left(shard);
     if left.is_empty() {
         return Ok(());
     }
     let caught_up = left.iter().try_for_each(|logged| {
+        if shard.is_none() {
+            directory::open_sections_for(core, database, &logged.commit)?;
+        }
         // What was written to another generation of the shard was in it before the shard was rewritten.
         if logged.target.generation != generation {
             return Ok(());

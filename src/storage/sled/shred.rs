@@ -159,7 +159,7 @@ fn copy(core: &Core, old: &Database, kept: &[Vec<u8>], dir: &Path) -> Result<(),
 
 fn put(core: &Core, new: &Database, name: &[u8], chunk: Vec<Row>) -> Result<(), Failure> {
     call(core, || new.put_raw(name, chunk))?;
-    core.watchdog.flush(new, REWRITING)
+    core.watchdog.flush(new.first(), REWRITING)
 }
 
 fn same(

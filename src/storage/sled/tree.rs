@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::super::{Anchored, BoxFuture, Commit, Mark, Row, StorageError, Tree};
 use super::core::locked;
+use super::directory::DIRECTORY_TREE;
 use super::group::{CommitJob, Committed};
-use super::lane::{DIRECTORY_TREE, Job, Lane};
+use super::lane::{Job, Lane};
 use super::shards::AnchoredCell;
 use super::watchdog::Caller;
 use crate::ids::AccountHandle;
@@ -39,6 +40,7 @@ impl Tree for SledTree {
     fn load<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Vec<u8>>, StorageError>> {
         Box::pin(async move {
             let (name, account, key) = (self.name(), self.handle(), key.to_vec());
+            self.lane.open_sections(&key, &[key.as_slice(), &[0]].concat()).await?;
             let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);
@@ -52,6 +54,7 @@ impl Tree for SledTree {
     fn scan<'a>(&'a self, start: &'a [u8], end: &'a [u8], limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StorageError>> {
         Box::pin(async move {
             let (name, account, start, end) = (self.name(), self.handle(), start.to_vec(), end.to_vec());
+            self.lane.open_sections(&start, &end).await?;
             let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);

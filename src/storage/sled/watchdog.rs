@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 
 use super::super::StorageError;
-use super::database::{Database, Failure, Rouser};
+use super::database::{Failure, Rouser, Store};
 
 /// When a committer last got something done, in milliseconds since [`EPOCH`]. The committers serve all vaults of the process,
 /// so a vault whose jobs merely wait for another's must not take that for a stall.
@@ -151,8 +151,8 @@ impl Watchdog {
     /// A committer's flush, which is roused in good time before the stall timeout. No other call is: a second flush beside one that
     /// waits seals nothing, but beside one that writes it would be a write more than `committer.rs` counts with. Whoever else sleeps
     /// for a failed write is woken with the flush that follows every write.
-    pub(super) fn flush(&self, database: &Database, what: &'static str) -> Result<(), Failure> {
-        self.watched(Caller::Committer, what, Some(database.rouser().clone()), || database.flush())
+    pub(super) fn flush(&self, store: &Store, what: &'static str) -> Result<(), Failure> {
+        self.watched(Caller::Committer, what, Some(store.rouser().clone()), || store.flush())
     }
 
     fn watched<T>(&self, caller: Caller, what: &'static str, rouser: Option<Arc<Rouser>>, call: impl FnOnce() -> T) -> T {

@@ -4,20 +4,15 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Bound;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::super::super::{Anchored, Mark};
 use super::super::memtable::Table;
 use super::super::rows::{self, Entry};
 use super::super::watchdog::{Caller, Watchdog};
-use super::{CREATION_BYTES, Database, ENTRY_BYTES, Failure, REMOVAL_BYTES, damaged, guarded};
-
-/// The most that is written between two flushes, but for one entry. sled writes up to about seven times as much to its log (a page is
-/// written anew every ten changes, cleaning moves another one, splitting a page writes both halves), so less than half a segment of
-/// log lies between two flushes, and a flush between queueing a truncation and waiting for it: the condition under which sled can't
-/// deadlock (see `committer.rs`).
-const FLUSH_BYTES: usize = 32 * 1024;
-const FLUSH_ENTRIES: usize = 256;
+use super::sections::{self, SECTIONS, Sections};
+use super::store::{CREATION_BYTES, FLUSH_BYTES, FLUSH_ENTRIES, Failure, Store, damaged, guarded};
+use super::{Database, ENTRY_BYTES, REMOVAL_BYTES};
 
 /// What is taken from memory at a time. When there is no more room for so much, it is flushed and others have their turn.
 const STEP_BYTES: usize = FLUSH_BYTES / 8;
@@ -47,11 +42,12 @@ pub(in super::super) struct Left {
     pub(in super::super) since: Option<u64>,
 }
 
-/// What was written since the last flush.
-#[derive(Default)]
-pub(super) struct Unflushed {
-    pub(super) bytes: usize,
-    pub(super) entries: usize,
+/// An entry to put or to remove.
+struct Change {
+    /// Where; `None` for the first store.
+    section: Option<u8>,
+    key: Vec<u8>,
+    entry: Option<Vec<u8>>,
 }
 
 impl Database {
@@ -64,7 +60,7 @@ impl Database {
         watchdog: &Watchdog,
         before_flush: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.begin_settling(0);
+        self.begin_settling(0, watchdog)?;
         while self.settle_on(kept, watchdog, before_flush)?.is_none() {}
         Ok(())
     }
@@ -81,12 +77,28 @@ impl Database {
 
     /// Begins to make everything durable in sled that was applied until now, anew if that was begun before. `file` is the one of the commit
     /// log that has what is applied from now on.
-    pub(in super::super) fn begin_settling(&self, file: u64) {
+    pub(in super::super) fn begin_settling(&self, file: u64, watchdog: &Watchdog) -> Result<(), Failure> {
+        if let Some(sections) = &self.sections {
+            self.make_sections(sections, watchdog)?;
+        }
         let mut newer = self.newer.write().unwrap_or_else(PoisonError::into_inner);
         newer.begin_settling();
         let marks = |table: &Table| table.marks().collect();
         let left = newer.trees().map(|(name, table)| Unsettled { tree: name.clone(), done: None, marks: marks(table) }).collect();
         *self.settling() = Some(Settling { left, file });
+        Ok(())
+    }
+
+    /// Makes the sections that something is to be written to, if the first store has grown. Only between two settlings: a section counts before
+    /// the first store, and what a settling writes must go to one of the two, rows and marks.
+    fn make_sections(&self, sections: &Sections, watchdog: &Watchdog) -> Result<(), Failure> {
+        let absent = (0..SECTIONS).filter(|section| sections.is_absent(*section));
+        let touched = |section: &u8| self.newer().trees().any(|(_, table)| table.touches(*section));
+        let wanted: Vec<_> = absent.filter(touched).collect();
+        if !wanted.is_empty() && sections.are_begun(&self.first)? {
+            wanted.into_iter().try_for_each(|section| sections.open(section, watchdog).map(drop))?;
+        }
+        Ok(())
     }
 
     /// Does a piece of what was [begun](Self::begin_settling), about as much as goes into one flush. Tells at the end what is left.
@@ -103,70 +115,146 @@ impl Database {
     ) -> Result<Option<Left>, Failure> {
         // Large rows fill one between two looks at how full it is.
         let flushed = Cell::new(false);
-        let flush = || {
+        let flush = |store: &Store| {
             flushed.set(true);
             before_flush()?;
-            watchdog.flush(self, "flushing a database")
+            watchdog.flush(store, "flushing a database")
+        };
+        let create = |store: &Store, name: &[u8]| {
+            if store.is_full(CREATION_BYTES) {
+                flush(store)?;
+            }
+            watchdog.call(Caller::Committer, WRITING, || store.create_tree(name))
         };
         let Some(mut settling) = self.settling().take() else { return Ok(Some(Left { since: None })) };
         while let Some(unsettled) = settling.left.front_mut() {
             let name = &unsettled.tree;
-            if self.tree(name).is_none() {
-                if self.is_full(CREATION_BYTES) {
-                    flush()?;
-                }
-                watchdog.call(Caller::Committer, WRITING, || self.create_tree(name))?;
+            if self.first.tree(name).is_none() {
+                create(&self.first, name)?;
             }
-            let tree = self.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
             let (changes, done) = watchdog.call(Caller::Committer, WRITING, || {
                 // Only whoever has the lane's turn changes it, so nobody waits for this.
                 let newer = self.newer();
                 newer
                     .tree(name)
-                    .map_or_else(|| Ok((Vec::new(), None)), |table| changes(&tree, table, unsettled.done.as_ref(), kept))
+                    .map_or_else(|| Ok((Vec::new(), None)), |table| self.changes(name, table, unsettled.done.as_ref(), kept))
             })?;
             // The marks last.
             let marks = if done.is_none() { std::mem::take(&mut unsettled.marks) } else { Vec::new() };
-            let marks = marks.into_iter().map(|(mark, anchored)| (rows::mark_key(mark), Some(rows::mark_value(&anchored))));
-            for (key, entry) in changes.into_iter().chain(marks) {
+            let marks = marks.into_iter().map(|(mark, anchored)| {
+                let entry = Some(rows::mark_value(&anchored));
+                Change { section: self.written_to(sections::of_mark(mark)), key: rows::mark_key(mark), entry }
+            });
+            for Change { section, key, entry } in changes.into_iter().chain(marks) {
+                let section = self.section_store(section)?;
+                let store = section.as_deref().unwrap_or(&self.first);
                 let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
-                if self.is_full(bytes) {
-                    flush()?;
+                if store.is_full(bytes) {
+                    flush(store)?;
                 }
-                watchdog.call(Caller::Committer, WRITING, || {
-                    guarded(|| match entry {
-                        Some(entry) => tree.insert(key, entry).map(drop),
-                        None => tree.remove(key).map(drop),
-                    })
-                })?;
-                let mut unflushed = self.unflushed();
-                unflushed.bytes += bytes;
-                unflushed.entries += 1;
+                if store.tree(name).is_none() {
+                    create(store, name)?;
+                }
+                let tree = store.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
+                watchdog.call(Caller::Committer, WRITING, || store.write(&tree, key, entry, bytes))?;
             }
             match done {
                 Some(_) => unsettled.done = done,
                 None => drop(settling.left.pop_front()),
             }
             if !settling.left.is_empty() && (flushed.get() || self.is_nearly_full()) {
-                flush()?;
+                self.flush_written(&flush)?;
                 *self.settling() = Some(settling);
                 return Ok(None);
             }
         }
-        flush()?;
-        watchdog.call(Caller::Committer, "syncing a database", || self.sync())?;
+        self.flush_written(&flush)?;
+        for store in self.open_sections() {
+            watchdog.call(Caller::Committer, "syncing a database", || store.sync())?;
+        }
+        watchdog.call(Caller::Committer, "syncing a database", || self.first.sync())?;
         let all = self.newer.write().unwrap_or_else(PoisonError::into_inner).settled(kept);
         Ok(Some(Left { since: (!all).then_some(settling.file) }))
     }
 
-    fn is_full(&self, bytes: usize) -> bool {
-        let unflushed = self.unflushed();
-        unflushed.bytes > 0 && (unflushed.bytes + bytes > FLUSH_BYTES || unflushed.entries >= FLUSH_ENTRIES)
+    /// Flushes the stores that were written to, and the first one.
+    fn flush_written(&self, flush: &dyn Fn(&Store) -> Result<(), Failure>) -> Result<(), Failure> {
+        let sections = self.open_sections();
+        sections.iter().filter(|store| store.written() != (0, 0)).try_for_each(|store| flush(store))?;
+        flush(&self.first)
     }
 
+    /// Whether all stores together have about as much as one flush takes.
     fn is_nearly_full(&self) -> bool {
-        let unflushed = self.unflushed();
-        unflushed.bytes + STEP_BYTES > FLUSH_BYTES || unflushed.entries + STEP_ENTRIES > FLUSH_ENTRIES
+        let sections = self.open_sections();
+        let written = sections.iter().map(|store| store.written()).chain([self.first.written()]);
+        let (bytes, entries) = written.fold((0, 0), |all, store| (all.0 + store.0, all.1 + store.1));
+        bytes + STEP_BYTES > FLUSH_BYTES || entries + STEP_ENTRIES > FLUSH_ENTRIES
+    }
+
+    fn open_sections(&self) -> Vec<Arc<Store>> {
+        self.sections.as_ref().map(Sections::open_ones).unwrap_or_default()
+    }
+
+    /// Where something of a section is written.
+    fn written_to(&self, section: Option<u8>) -> Option<u8> {
+        let sections = self.sections.as_ref()?;
+        section.filter(|section| !sections.is_absent(*section))
+    }
+
+    /// What to do to the entries of the rows behind one, a part of what goes into one flush, and the last of these rows; `None` when there is no
+    /// row behind them.
+    fn changes(
+        &self,
+        name: &[u8],
+        table: &Table,
+        behind: Option<&Vec<u8>>,
+        kept: bool,
+    ) -> Result<(Vec<Change>, Option<Vec<u8>>), Failure> {
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let first = self.first.tree(name);
+        for (key, value) in table.rows(behind.map_or(Bound::Unbounded, Bound::Excluded), kept) {
+            let section = self.written_to(sections::of_key(key));
+            match value {
+                Some(value) => self.replace(&mut changes, section, name, key, rows::entries(key, value))?,
+                // The first store's may go at any time, once the section says that there is none; and the section may say so without need.
+                None if section.is_some() && parts_of(first.as_ref(), key)?.is_some() => {
+                    self.replace(&mut changes, section, name, key, vec![(rows::row_key(key), rows::removed())])?;
+                    self.replace(&mut changes, None, name, key, Vec::new())?;
+                }
+                None => self.replace(&mut changes, section, name, key, Vec::new())?,
+            }
+            bytes += key.len() + value.map_or(REMOVAL_BYTES, |value| value.len() + ENTRY_BYTES);
+            if bytes >= STEP_BYTES || changes.len() >= STEP_ENTRIES {
+                return Ok((changes, Some(key.clone())));
+            }
+        }
+        Ok((changes, None))
+    }
+
+    /// What to do to the entries of one row to have these instead.
+    fn replace(
+        &self,
+        changes: &mut Vec<Change>,
+        section: Option<u8>,
+        name: &[u8],
+        key: &[u8],
+        entries: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), Failure> {
+        let tree = match self.section_store(section)? {
+            Some(store) => store.tree(name),
+            None => self.first.tree(name),
+        };
+        let old_parts = parts_of(tree.as_ref(), key)?;
+        let mut change = |key, entry| changes.push(Change { section, key, entry });
+        // No parts of an older value may stay.
+        let new_parts = u16::try_from(entries.len().saturating_sub(1)).unwrap_or(u16::MAX);
+        (new_parts..old_parts.unwrap_or(0).max(new_parts)).for_each(|part| change(rows::part_key(key, part), None));
+        if entries.is_empty() && old_parts.is_some() {
+            change(rows::row_key(key), None);
+        }
+        entries.into_iter().for_each(|(key, entry)| change(key, Some(entry)));
+        Ok(())
     }
 
     fn settling(&self) -> std::sync::MutexGuard<'_, Option<Settling>> {
@@ -174,42 +262,12 @@ impl Database {
     }
 }
 
-/// Entries to put and to remove.
-type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
-
-/// What to do to the entries of the rows behind one, a part of what goes into one flush, and the last of these rows; `None` when there is no
-/// row behind them.
-fn changes(
-    tree: &sled::Tree,
-    table: &Table,
-    behind: Option<&Vec<u8>>,
-    kept: bool,
-) -> Result<(Changes, Option<Vec<u8>>), Failure> {
-    let (mut changes, mut bytes) = (Vec::new(), 0);
-    for (key, value) in table.rows(behind.map_or(Bound::Unbounded, Bound::Excluded), kept) {
-        let old_parts = parts_of(tree, key)?;
-        let entries = value.map_or_else(Vec::new, |value| rows::entries(key, value));
-        // No parts of an older value may stay.
-        let new_parts = u16::try_from(entries.len().saturating_sub(1)).unwrap_or(u16::MAX);
-        let left_over = new_parts..old_parts.unwrap_or(0).max(new_parts);
-        changes.extend(left_over.map(|part| (rows::part_key(key, part), None)));
-        if entries.is_empty() && old_parts.is_some() {
-            changes.push((rows::row_key(key), None));
-        }
-        changes.extend(entries.into_iter().map(|(key, entry)| (key, Some(entry))));
-        bytes += key.len() + value.map_or(REMOVAL_BYTES, |value| value.len() + ENTRY_BYTES);
-        if bytes >= STEP_BYTES || changes.len() >= STEP_ENTRIES {
-            return Ok((changes, Some(key.clone())));
-        }
-    }
-    Ok((changes, None))
-}
-
 /// How many parts the value of a row has that is there; `None` when there is no row.
-fn parts_of(tree: &sled::Tree, key: &[u8]) -> Result<Option<u16>, Failure> {
+fn parts_of(tree: Option<&sled::Tree>, key: &[u8]) -> Result<Option<u16>, Failure> {
+    let Some(tree) = tree else { return Ok(None) };
     let Some(entry) = guarded(|| tree.get(rows::row_key(key)))? else { return Ok(None) };
     match rows::parse(&entry) {
-        Some(Entry::Whole(_)) => Ok(Some(0)),
+        Some(Entry::Whole(_) | Entry::Removed) => Ok(Some(0)),
         Some(Entry::InParts(parts)) => Ok(Some(parts.count)),
         None => Err(damaged("a row's first entry can't be read")),
     }
