@@ -179,6 +179,13 @@ impl VaultBuilder {
         self
     }
 
+    /// How long the directory's first log is when it gets sections: with fewer than 8 MiB, in tests, smaller vaults have some.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn section_from_bytes(mut self, bytes: u64) -> Self {
+        self.place.section_from_bytes = bytes;
+        self
+    }
+
     /// Opens the vault; creates it if the directory is new or empty. Completes or removes what a crash has left.
     ///
     /// Takes place on a thread of its own: a passphrase or a key service may take its time. If the future is dropped, the vault is

@@ -73,12 +73,12 @@ pub(crate) struct SledOptions {
     /// three times as much of memory (`docs/operations.md`).
     pub(crate) shard_cache_bytes: u64,
     pub(crate) directory_cache_bytes: u64,
-    /// How long the log of the directory's first database is when it gets sections.
-    pub(crate) section_from_bytes: u64,
     /// How many account trees go into one shard: [`TREES_PER_SHARD`], less in tests that want several shards.
     pub(crate) trees_per_shard: usize,
     /// How long a file of the commit log gets.
     pub(crate) commit_log_bytes: u64,
+    /// How long the log of the directory's first database is when it gets sections.
+    pub(crate) section_from_bytes: u64,
     pub(crate) faults: StorageFaults,
 }
 
@@ -90,8 +90,8 @@ impl Default for SledOptions {
             anchor_interval: Duration::from_millis(100),
             shard_cache_bytes: 2 << 20,
             directory_cache_bytes: 256 << 20,
-            section_from_bytes: SECTION_FROM_BYTES,
             commit_log_bytes: COMMIT_LOG_BYTES,
+            section_from_bytes: SECTION_FROM_BYTES,
             trees_per_shard: TREES_PER_SHARD,
             faults: StorageFaults::default(),
         }

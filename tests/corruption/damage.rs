@@ -72,10 +72,18 @@ fn damage_anywhere_beside_snapshots_is_intact_or_an_error_and_stays_in_its_shard
 }
 
 fn sample(snapshots: bool) {
-    let fixture = Fixture::new(3 * TREES_PER_SHARD);
+    // The one with snapshots has sections of its directory as well.
+    let fixture = if snapshots { Fixture::in_sections(3 * TREES_PER_SHARD) } else { Fixture::new(3 * TREES_PER_SHARD) };
+    let mut sections = Vec::new();
     if snapshots {
         fixture.open_once_more();
+        sections = fixture.sections();
+        assert!(sections.len() > 2, "{sections:?}");
     }
+    let one_of_many = |file: &Path| {
+        let section = sections.iter().position(|section| fixture.path().join(file).starts_with(section));
+        section.is_some_and(|number| number > 0) || shard_of(file).is_some_and(|shard| !shard.starts_with("0000"))
+    };
     let all: Vec<(PathBuf, Vec<u8>)> = files(&fixture.path())
         .into_iter()
         .map(|(path, bytes)| (path.strip_prefix(fixture.path()).unwrap().to_path_buf(), bytes))
@@ -85,9 +93,9 @@ fn sample(snapshots: bool) {
     let mut tally = Tally::default();
     let mut number = 0;
     for (file, bytes) in &all {
-        // The log gets the most places, and the second and third shard few: they are like the first.
+        // The log gets the most places, and other shards and sections than the first few: they are like it.
         let share = match file.file_name().and_then(|name| name.to_str()) {
-            _ if shard_of(file).is_some_and(|shard| !shard.starts_with("0000")) => 2,
+            _ if one_of_many(file) => 2,
             Some("db") => 2 * per_file,
             _ => per_file,
         };

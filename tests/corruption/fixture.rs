@@ -28,9 +28,18 @@ pub struct Fixture {
 impl Fixture {
     /// A vault with so many customers, each with a history: most of what lies in the files is older than what is acknowledged.
     pub fn new(customers: usize) -> Self {
+        Self::opened_with(customers, |builder| builder)
+    }
+
+    /// The same with sections of the directory, which only large vaults have else.
+    pub fn in_sections(customers: usize) -> Self {
+        Self::opened_with(customers, |builder| builder.section_from_bytes(0))
+    }
+
+    fn opened_with(customers: usize, with: impl FnOnce(VaultBuilder) -> VaultBuilder) -> Self {
         block_on(async {
             let folder = tempfile::tempdir().unwrap();
-            let vault = options(&vault_path(&folder)).open().await.unwrap();
+            let vault = with(options(&vault_path(&folder))).open().await.unwrap();
             let key = vault.bootstrap_api_key(Environment::Test).await.unwrap();
             let backend = vault.backend(&key).await.unwrap();
             let names: Vec<String> = (0..customers).map(|n| format!("customer {n}")).collect();
@@ -44,6 +53,14 @@ impl Fixture {
 
     pub fn path(&self) -> PathBuf {
         vault_path(&self.folder)
+    }
+
+    /// Those of the directory's sections that there are.
+    pub fn sections(&self) -> Vec<PathBuf> {
+        let folder = std::fs::read_dir(self.path().join("directory/sections"));
+        let mut sections: Vec<_> = folder.unwrap().map(|entry| entry.unwrap().path()).collect();
+        sections.sort();
+        sections
     }
 
     pub fn copy(&self) -> tempfile::TempDir {

@@ -143,6 +143,59 @@ fn older_directory_without_its_anchor_is_rolled_back() {
     );
 }
 
+/// The same where the directory has sections: what is older is noticed by whoever is in it, and nobody else.
+#[test]
+fn older_section_of_the_directory_is_rolled_back_for_those_who_are_in_it() {
+    let fixture = Fixture::in_sections(3 * TREES_PER_SHARD);
+    let yesterday = fixture.copy();
+    block_on(async {
+        let vault = options(&fixture.path()).open().await.unwrap();
+        fill(&vault.backend(&fixture.key).await.unwrap(), "of today").await;
+        vault.close().await.unwrap();
+    });
+    let whole = fixture.copy();
+    let everybody: Vec<_> = fixture.names.iter().map(String::as_str).chain(["of today"]).collect();
+    let (mut rolled_back, mut missing) = (0, 0);
+    for section in fixture.sections() {
+        let part = section.strip_prefix(fixture.path()).unwrap().to_str().unwrap().to_owned();
+        let older = vault_path(&yesterday).join(&part);
+        for removed in [false, true] {
+            if removed || !older.exists() {
+                std::fs::remove_dir_all(&section).unwrap();
+            } else {
+                put_back(&vault_path(&yesterday), &fixture.path(), &part);
+            }
+            let hurt = block_on(async {
+                let vault = options(&fixture.path()).open().await.unwrap();
+                let backend = vault.backend(&fixture.key).await.unwrap();
+                let mut hurt = 0;
+                for name in &everybody {
+                    match outcome(&backend, name, &part).await {
+                        Outcome::Intact => {}
+                        Outcome::RolledBack(damaged) | Outcome::Corrupted(damaged) => {
+                            assert_eq!(damaged.part, VaultPart::Directory, "{part}: {damaged}");
+                            hurt += 1;
+                        }
+                    }
+                }
+                let report = vault.verify().await.unwrap();
+                assert_eq!(report.damaged.is_empty(), hurt == 0, "{part}: {hurt} are hurt, and verify says {report:?}");
+                vault.close().await.unwrap();
+                hurt
+            });
+            assert!(hurt < everybody.len(), "{part}: not everybody is in one section");
+            *(if removed { &mut missing } else { &mut rolled_back }) += hurt;
+            // Put right, everybody is there.
+            if section.exists() {
+                std::fs::remove_dir_all(&section).unwrap();
+            }
+            copy_folder(&vault_path(&whole).join(&part), &section);
+        }
+    }
+    assert!(rolled_back > 0, "the one of today is in a section that was older");
+    assert_eq!(missing, everybody.len(), "everybody is in one section, and each was missing once");
+}
+
 /// Who puts back the directory alone, and keeps no head, has a directory that does not know the customers of today. They are not
 /// found then, or the shard is reported; what must not happen is that using this vault destroys them.
 #[test]

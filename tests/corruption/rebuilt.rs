@@ -15,7 +15,10 @@ const DELETED: &str = "deleted before";
 
 /// A fixture with a deleted customer and a provider's settings.
 fn fixture(customers: usize) -> Fixture {
-    let fixture = Fixture::new(customers);
+    with_history(Fixture::new(customers))
+}
+
+fn with_history(fixture: Fixture) -> Fixture {
     block_on(async {
         let vault = options(&fixture.path()).open().await.unwrap();
         let backend = vault.backend(&fixture.key).await.unwrap();
@@ -96,22 +99,33 @@ fn comes_back(path: &Path, fixture: &Fixture, first: bool, what: &str) -> Carrie
 
 #[test]
 fn damage_anywhere_in_the_directory_is_mended_by_rebuilding_it() {
-    let fixture = fixture(2 * TREES_PER_SHARD);
+    mended(&fixture(2 * TREES_PER_SHARD), &[]);
+}
+
+#[test]
+fn damage_anywhere_in_a_section_of_the_directory_is_mended_by_rebuilding_it() {
+    let fixture = with_history(Fixture::in_sections(2 * TREES_PER_SHARD));
+    let log = fixture.sections()[0].join("db");
+    mended(&fixture, &[log.strip_prefix(fixture.path()).unwrap().to_str().unwrap()]);
+}
+
+/// With the directory's own files and others damaged, one at a time.
+fn mended(fixture: &Fixture, others: &[&str]) {
     let (mut cases, mut lost) = (0, 0);
     let mut mend = |what: String, damage: &dyn Fn(&Path)| {
         let copy = fixture.copy();
         let path = vault_path(&copy);
         damage(&path);
         cases += 1;
-        if comes_back(&path, &fixture, true, &what) == Carried::Lost {
+        if comes_back(&path, fixture, true, &what) == Carried::Lost {
             lost += 1;
         }
     };
     let places = usize::try_from(from_env("ANCHORHOLD_REBUILD_PLACES", 24)).unwrap();
-    for file in ["directory/db", "directory.anchor", "directory/conf"] {
+    for file in ["directory/db", "directory.anchor", "directory/conf"].iter().chain(others) {
         let bytes = std::fs::read(fixture.path().join(file)).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let count = if file == "directory/db" { places } else { places / 4 };
+        let count = if file.ends_with("db") { places } else { places / 4 };
         for n in 0..count {
             let at = (n * used / count + n * 37 % (used / count).max(1)).min(used - 1);
             mend(format!("byte {at} of {file}"), &|path| {

@@ -29,7 +29,8 @@ pub async fn open(path: &Path, root: u8, next: Option<u8>) -> Result<Vault, anch
 
 async fn open_with(path: &Path, root: u8, next: Option<u8>, provider: Provider) -> Result<Vault, anchorhold::OpenError> {
     let builder =
-        builder(path).trees_per_shard(TREES_PER_SHARD).max_open_shards(4).commit_log_bytes(128 * 1024).http_client(provider);
+        builder(path).trees_per_shard(TREES_PER_SHARD).max_open_shards(4).commit_log_bytes(128 * 1024).section_from_bytes(0);
+    let builder = builder.http_client(provider);
     match next {
         // A rotation that was under way may have ended or not.
         Some(next) => builder.root_key(root_key_of(next)).previous_root_key(root_key_of(root)).open().await,

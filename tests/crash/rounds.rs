@@ -269,8 +269,10 @@ impl Run {
             vault.close().await.unwrap();
             self.model.root = next;
         }
-        let builder =
-            crate::common::builder(&self.path()).trees_per_shard(crate::model::TREES_PER_SHARD).commit_log_bytes(128 * 1024);
+        let builder = crate::common::builder(&self.path())
+            .trees_per_shard(crate::model::TREES_PER_SHARD)
+            .commit_log_bytes(128 * 1024)
+            .section_from_bytes(0);
         let builder = builder.root_key(root_key_of(self.model.root));
         let builder = match self.head {
             Some(head) => builder.expect_head(head),

@@ -61,7 +61,7 @@ impl Host {
     }
 
     pub fn builder(&self) -> VaultBuilder {
-        builder(&self.path()).trees_per_shard(2).max_open_shards(2).commit_log_bytes(64 * 1024)
+        builder(&self.path()).trees_per_shard(2).max_open_shards(2).commit_log_bytes(64 * 1024).section_from_bytes(0)
     }
 
     pub async fn open(&mut self) -> (Vault, Backend) {

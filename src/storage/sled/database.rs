@@ -59,6 +59,11 @@ impl Database {
         &self.first
     }
 
+    /// Whether there were sections when it was opened.
+    pub(super) fn has_sections(&self) -> bool {
+        self.sections.as_ref().is_some_and(Sections::were_found)
+    }
+
     /// Whether a section is there and not open; an error if it can't be opened.
     pub(super) fn is_section_closed(&self, section: u8) -> Result<bool, StorageError> {
         self.sections.as_ref().map_or(Ok(false), |sections| sections.is_closed(section))

@@ -46,12 +46,19 @@ pub(super) fn open_sections_for(core: &Core, database: &Database, commit: &Commi
     Ok(())
 }
 
-/// Compares with the anchor what is open of the directory's database.
+/// Compares with the anchor what is open of the directory's database. What is wrong with one section, or where one should be, keeps from the
+/// vault only those who are in it.
 pub(super) fn check_what_is_open(lane: &Lane, database: &Database) -> Result<(), StorageError> {
     check(lane, database, None)?;
     for section in 0..SECTIONS {
-        if !database.is_section_closed(section)? {
-            check(lane, database, Some(section))?;
+        if !database.is_section_closed(section)?
+            && let Err(error) = check(lane, database, Some(section))
+        {
+            if !database.has_sections() {
+                return Err(error);
+            }
+            tracing::warn!(section, %error, "a section of the directory can't be used");
+            database.fail_section(section, error);
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! vault.lock            empty; locked while a vault is open
 //! header.a  header.b    see header.rs
 //! directory/            a sled database
+//! directory/sections/S/ a sled database each, in a large vault; see database/sections.rs
 //! directory.anchor      see ../anchor.rs
 //! shards/NNNN.G/        a sled database each, with its anchor as the file `anchor`
 //! commits/              see commit_log.rs

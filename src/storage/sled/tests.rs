@@ -208,6 +208,120 @@ fn an_older_directory_under_its_newer_anchor_is_rolled_back() {
     }
 }
 
+/// A commit to one bucket of the directory: its mark goes one on, and a row of it is put.
+fn put_in_bucket(storage: &dyn Storage, bucket: u16, expected: u64) -> Result<(), StorageError> {
+    let next = Anchored { sequence: expected + 1, digest: [0; 32] };
+    let marks = vec![MarkStep { mark: Mark::Bucket(bucket), expected, next }];
+    let puts = vec![(bucket.to_be_bytes().to_vec(), vec![expected as u8])];
+    block_on(storage.directory().commit(Commit { puts, marks, ..Commit::default() }))
+}
+
+fn row_of_bucket(storage: &dyn Storage, bucket: u16) -> Result<Option<Vec<u8>>, StorageError> {
+    block_on(storage.directory().load(&bucket.to_be_bytes()))
+}
+
+/// The sections of which this process has a log open.
+#[cfg(target_os = "linux")]
+fn open_sections(bench: &Bench) -> Vec<String> {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let sections = bench.path().canonicalize().unwrap().join("directory/sections");
+    let logs = descriptors.filter_map(|path| Some(path.strip_prefix(&sections).ok()?.to_str()?.to_owned()));
+    logs.filter_map(|path| path.strip_suffix("/db").map(str::to_owned))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn sections_are_made_when_they_are_written_and_opened_when_they_are_asked() {
+    let mut bench = Bench::new();
+    let storage = bench.open();
+    put_in_bucket(&*storage, 0x0301, 0).unwrap();
+    put_in_bucket(&*storage, 0x0a01, 0).unwrap();
+    block_on(storage.close()).unwrap();
+    assert!(!bench.path().join("directory/sections").exists(), "a small vault has none");
+    bench.options.section_from_bytes = 0;
+    let storage = bench.open();
+    put_in_bucket(&*storage, 0x0301, 1).unwrap();
+    put_in_bucket(&*storage, 0x0302, 0).unwrap();
+    put_in_bucket(&*storage, 0x1000, 0).unwrap();
+    block_on(storage.close()).unwrap();
+    let made: Vec<_> =
+        fs::read_dir(bench.path().join("directory/sections")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(made, ["3"]);
+    let storage = bench.open();
+    assert!(open_sections(&bench).is_empty(), "opening the vault opens none");
+    // What is in none, or in the first store alone, needs none.
+    assert_eq!(row_of_bucket(&*storage, 0x1000).unwrap(), Some(vec![0]));
+    assert_eq!(row_of_bucket(&*storage, 0x0a01).unwrap(), Some(vec![0]));
+    assert!(open_sections(&bench).is_empty());
+    assert_eq!(row_of_bucket(&*storage, 0x0301).unwrap(), Some(vec![1]));
+    assert_eq!(row_of_bucket(&*storage, 0x0302).unwrap(), Some(vec![0]));
+    assert_eq!(open_sections(&bench), ["3"]);
+    // A commit to one that is closed opens it, and has its mark.
+    block_on(storage.close()).unwrap();
+    let storage = bench.open();
+    assert!(matches!(put_in_bucket(&*storage, 0x0301, 1), Err(StorageError::Conflict { expected: 1, found: 2 })));
+    assert_eq!(open_sections(&bench), ["3"]);
+    put_in_bucket(&*storage, 0x0301, 2).unwrap();
+    let rows = block_on(storage.directory().scan(&[0], &[0xff], 100)).unwrap();
+    assert_eq!(
+        rows,
+        [(vec![0x03, 0x01], vec![2]), (vec![0x03, 0x02], vec![0]), (vec![0x0a, 0x01], vec![0]), (vec![0x10, 0], vec![0])]
+    );
+    block_on(storage.close()).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_section_keeps_nobody_else_from_the_vault() {
+    let mut bench = Bench::new();
+    bench.options.section_from_bytes = 0;
+    let storage = bench.open();
+    put_in_bucket(&*storage, 0x0301, 0).unwrap();
+    put_in_bucket(&*storage, 0x0401, 0).unwrap();
+    block_on(storage.close()).unwrap();
+    let backup = bench.dir.path().join("backup");
+    let section = bench.path().join("directory/sections/3");
+    copy(&section, &backup);
+    let storage = bench.open();
+    put_in_bucket(&*storage, 0x0301, 1).unwrap();
+    block_on(storage.close()).unwrap();
+    let whole = bench.dir.path().join("whole");
+    copy(&bench.path(), &whole);
+
+    let older = |error: &StorageError| matches!(error, StorageError::RolledBack { place: Location::Directory, .. });
+    let damaged = |error: &StorageError| matches!(error, StorageError::Corrupted { place: Location::Directory, .. });
+    let put_back = |section: &Path| {
+        fs::remove_dir_all(section).unwrap();
+        copy(&backup, section);
+    };
+    let cases: [(&dyn Fn(&Path), &dyn Fn(&StorageError) -> bool); 3] = [
+        (&put_back, &older),
+        (&|section| fs::remove_dir_all(section).unwrap(), &damaged),
+        (&|section| fs::write(section.join("db"), [0x5a; 4096]).unwrap(), &damaged),
+    ];
+    for (harm, expected) in cases {
+        harm(&section);
+        let storage = bench.open();
+        for _ in 0..2 {
+            let error = row_of_bucket(&*storage, 0x0301).unwrap_err();
+            assert!(expected(&error), "{error}");
+            let error = put_in_bucket(&*storage, 0x0301, 2).unwrap_err();
+            assert!(expected(&error), "{error}");
+        }
+        assert_eq!(row_of_bucket(&*storage, 0x0401).unwrap(), Some(vec![0]));
+        put_in_bucket(&*storage, 0x0401, 1).unwrap();
+        assert!(storage.status().poisoned.is_none());
+        block_on(storage.close()).unwrap();
+        fs::remove_dir_all(bench.path()).unwrap();
+        copy(&whole, &bench.path());
+    }
+    // Without any, the whole directory is not what its anchor remembers.
+    fs::remove_dir_all(bench.path().join("directory/sections")).unwrap();
+    assert!(bench.try_open().is_err_and(|error| damaged(&error)));
+}
+
 #[test]
 fn missing_and_damaged_files_are_named() {
     let bench = Bench::with_small_shards(2);

@@ -29,6 +29,8 @@ pub(in super::super) struct SectionOptions {
 
 pub(super) struct Sections {
     dir: PathBuf,
+    /// There were some when the database was opened.
+    found: bool,
     options: SectionOptions,
     states: [Mutex<State>; SECTIONS as usize],
 }
@@ -50,7 +52,7 @@ impl Sections {
             let there = dir.join(format!("{section:x}")).join("db").exists();
             Mutex::new(if there { State::Closed } else { State::Absent })
         });
-        Self { dir, options, states }
+        Self { found: dir.exists(), dir, options, states }
     }
 
     /// The store of a section; `None` when it has none. An error when it was not opened.
@@ -78,6 +80,11 @@ impl Sections {
             State::Closed => Ok(true),
             State::Failed(error, _) => Err(error.clone()),
         }
+    }
+
+    /// Whether there were any when the database was opened.
+    pub(super) fn were_found(&self) -> bool {
+        self.found
     }
 
     pub(super) fn is_absent(&self, section: u8) -> bool {
