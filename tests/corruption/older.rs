@@ -149,7 +149,7 @@ fn older_section_of_the_directory_is_rolled_back_for_those_who_are_in_it() {
     let fixture = Fixture::in_sections(3 * TREES_PER_SHARD);
     let yesterday = fixture.copy();
     block_on(async {
-        let vault = options(&fixture.path()).open().await.unwrap();
+        let vault = options(&fixture.path()).section_from_bytes(0).open().await.unwrap();
         fill(&vault.backend(&fixture.key).await.unwrap(), "of today").await;
         vault.close().await.unwrap();
     });
