@@ -408,7 +408,7 @@ impl Lane {
     /// The next job, with as many commits behind it as one turn may write together.
     fn take_jobs(&self) -> Vec<Job> {
         let mut queue = locked(&self.queue);
-        let mut jobs: Vec<Job> = Vec::new();
+        let mut jobs: Vec<Job> = Vec::with_capacity(queue.jobs.len().min(GROUP_COMMITS));
         let (mut bytes, mut subjects) = (0, Subjects::default());
         while let Some(next) = queue.jobs.front() {
             match next {

@@ -158,7 +158,11 @@ impl Table {
     }
 
     /// Every row behind one that was put or removed, but those that are passing if they are to be `kept`.
-    pub(super) fn rows(&self, behind: Bound<&Vec<u8>>, kept: bool) -> impl Iterator<Item = (&Vec<u8>, Option<&Vec<u8>>)> {
+    pub(super) fn rows<'a>(
+        &'a self,
+        behind: Bound<&Vec<u8>>,
+        kept: bool,
+    ) -> impl Iterator<Item = (&'a Vec<u8>, Option<&'a Vec<u8>>)> + use<'a> {
         let wanted = move |entry: &Entry| !(kept && matches!(entry, Entry::Passing(..)));
         self.rows
             .range::<Vec<u8>, _>((behind, Bound::Unbounded))

@@ -72,6 +72,16 @@ pub(super) fn entries(key: &[u8], value: &[u8]) -> Vec<Row> {
     entries
 }
 
+/// Makes the one entry of a row under [`PART_BYTES`], in the place of what the two hold.
+pub(super) fn put_whole(entry_key: &mut Vec<u8>, entry: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    entry_key.clear();
+    entry_key.push(ROW);
+    entry_key.extend_from_slice(key);
+    entry.clear();
+    entry.push(WHOLE);
+    entry.extend_from_slice(value);
+}
+
 /// Reads the entry under a row's own key; `None` for one that this crate never wrote.
 pub(super) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
     let (kind, rest) = entry.split_first()?;
@@ -154,6 +164,11 @@ mod tests {
             let entries = entries(b"key", &value);
             assert!(entries.iter().all(|(_, entry)| entry.len() <= PART_BYTES));
             assert_eq!(entries[0].0, row_key(b"key"));
+            if length < PART_BYTES {
+                let (mut entry_key, mut entry) = (vec![9; 5], vec![9; 5]);
+                put_whole(&mut entry_key, &mut entry, b"key", &value);
+                assert_eq!(entries, [(entry_key, entry)]);
+            }
             match parse(&entries[0].1).unwrap() {
                 Entry::Whole(found) => assert_eq!(found, value),
                 Entry::InParts(parts) => {

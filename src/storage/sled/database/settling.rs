@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::super::super::{Anchored, Mark};
 use super::super::memtable::Table;
-use super::super::rows::{self, Entry};
+use super::super::rows::{self, Entry, PART_BYTES};
 use super::super::watchdog::{Caller, Watchdog};
 use super::sections::{self, SECTIONS, Sections};
 use super::store::{CREATION_BYTES, FLUSH_BYTES, FLUSH_ENTRIES, Failure, Store, damaged, guarded};
@@ -30,6 +30,8 @@ pub(super) struct Settling {
 /// A tree that a settling has not come to the end of.
 struct Unsettled {
     tree: Vec<u8>,
+    /// This settling has made it, so there is nothing older in it.
+    new: bool,
     /// The last row that was written.
     done: Option<Vec<u8>>,
     /// The marks as they were at the beginning.
@@ -48,6 +50,19 @@ struct Change {
     section: Option<u8>,
     key: Vec<u8>,
     entry: Option<Vec<u8>>,
+}
+
+/// What writing came to.
+enum Step {
+    /// This store must be flushed before more is written to it.
+    Full(Option<u8>),
+    /// This store does not have the tree.
+    NoTree(Option<u8>),
+    /// The next row is not one of those that are written in one entry, in the place of one.
+    Row,
+    /// So much was written that others may have their turn.
+    Enough,
+    End,
 }
 
 impl Database {
@@ -84,7 +99,10 @@ impl Database {
         let mut newer = self.newer.write().unwrap_or_else(PoisonError::into_inner);
         newer.begin_settling();
         let marks = |table: &Table| table.marks().collect();
-        let left = newer.trees().map(|(name, table)| Unsettled { tree: name.clone(), done: None, marks: marks(table) }).collect();
+        let left = newer
+            .trees()
+            .map(|(name, table)| Unsettled { tree: name.clone(), new: false, done: None, marks: marks(table) })
+            .collect();
         *self.settling() = Some(Settling { left, file });
         Ok(())
     }
@@ -128,39 +146,37 @@ impl Database {
         };
         let Some(mut settling) = self.settling().take() else { return Ok(Some(Left { since: None })) };
         while let Some(unsettled) = settling.left.front_mut() {
-            let name = &unsettled.tree;
+            let name = &unsettled.tree.clone();
             if self.first.tree(name).is_none() {
                 create(&self.first, name)?;
+                unsettled.new = true;
             }
-            let (changes, done) = watchdog.call(Caller::Committer, WRITING, || {
-                // Only whoever has the lane's turn changes it, so nobody waits for this.
-                let newer = self.newer();
-                newer
-                    .tree(name)
-                    .map_or_else(|| Ok((Vec::new(), None)), |table| self.changes(name, table, unsettled.done.as_ref(), kept))
-            })?;
-            // The marks last.
-            let marks = if done.is_none() { std::mem::take(&mut unsettled.marks) } else { Vec::new() };
-            let marks = marks.into_iter().map(|(mark, anchored)| {
-                let entry = Some(rows::mark_value(&anchored));
-                Change { section: self.written_to(sections::of_mark(mark)), key: rows::mark_key(mark), entry }
-            });
-            for Change { section, key, entry } in changes.into_iter().chain(marks) {
-                let section = self.section_store(section)?;
-                let store = section.as_deref().unwrap_or(&self.first);
-                let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
-                if store.is_full(bytes) {
-                    flush(store)?;
+            let make_way = |step| match step {
+                Step::Full(section) => self.in_store(section, flush),
+                Step::NoTree(section) => self.in_store(section, |store| create(store, name)),
+                Step::Row | Step::Enough | Step::End => Ok(()),
+            };
+            let ended = loop {
+                match watchdog.call(Caller::Committer, WRITING, || self.write_rows(unsettled, kept))? {
+                    Step::Enough => break false,
+                    Step::End => break true,
+                    Step::Row => {
+                        let row = watchdog.call(Caller::Committer, WRITING, || self.next_row(unsettled, kept))?;
+                        self.write(name, row, watchdog, &make_way)?;
+                        if flushed.get() || self.is_nearly_full() {
+                            break false;
+                        }
+                    }
+                    step => make_way(step)?,
                 }
-                if store.tree(name).is_none() {
-                    create(store, name)?;
-                }
-                let tree = store.tree(name).ok_or_else(|| damaged("a tree is missing"))?;
-                watchdog.call(Caller::Committer, WRITING, || store.write(&tree, key, entry, bytes))?;
-            }
-            match done {
-                Some(_) => unsettled.done = done,
-                None => drop(settling.left.pop_front()),
+            };
+            if ended {
+                let marks = std::mem::take(&mut unsettled.marks).into_iter().map(|(mark, anchored)| {
+                    let entry = Some(rows::mark_value(&anchored));
+                    Change { section: self.written_to(sections::of_mark(mark)), key: rows::mark_key(mark), entry }
+                });
+                self.write(name, marks, watchdog, &make_way)?;
+                settling.left.pop_front();
             }
             if !settling.left.is_empty() && (flushed.get() || self.is_nearly_full()) {
                 self.flush_written(&flush)?;
@@ -202,34 +218,101 @@ impl Database {
         section.filter(|section| !sections.is_absent(*section))
     }
 
-    /// What to do to the entries of the rows behind one, a part of what goes into one flush, and the last of these rows; `None` when there is no
-    /// row behind them.
-    fn changes(
+    /// Writes rows behind the last one that was written, as long as each is one entry in the place of none or one.
+    fn write_rows(&self, unsettled: &mut Unsettled, kept: bool) -> Result<Step, Failure> {
+        let Unsettled { tree: name, new, done, .. } = unsettled;
+        // Only whoever has the lane's turn changes it, so nobody waits for this.
+        let newer = self.newer();
+        let Some(table) = newer.tree(name) else { return Ok(Step::End) };
+        let (mut written, mut bytes, mut entries) = (None, 0, 0);
+        // Of the last row: those of one section follow each other.
+        let mut place: Option<(Option<u8>, Option<Arc<Store>>, sled::Tree)> = None;
+        let (mut entry_key, mut entry) = (Vec::new(), Vec::new());
+        let mut rows = table.rows(done.as_ref().map_or(Bound::Unbounded, Bound::Excluded), kept);
+        let step = loop {
+            let Some((key, value)) = rows.next() else { break Step::End };
+            let section = self.written_to(sections::of_key(key));
+            if place.as_ref().is_none_or(|(last, ..)| *last != section) {
+                let store = self.section_store(section)?;
+                let Some(tree) = store.as_deref().unwrap_or(&self.first).tree(name) else { break Step::NoTree(section) };
+                place = Some((section, store, tree));
+            }
+            let Some((_, store, tree)) = &place else { break Step::NoTree(section) };
+            let Some(value) = value.filter(|value| value.len() < PART_BYTES) else { break Step::Row };
+            if !*new && parts_of(Some(tree), key)?.is_some_and(|parts| parts > 0) {
+                break Step::Row;
+            }
+            rows::put_whole(&mut entry_key, &mut entry, key, value);
+            let cost = entry_key.len() + entry.len() + ENTRY_BYTES;
+            let store = store.as_deref().unwrap_or(&self.first);
+            if store.is_full(cost) {
+                break Step::Full(section);
+            }
+            store.write(tree, &entry_key, Some(&entry), cost)?;
+            (written, bytes, entries) = (Some(key), bytes + cost, entries + 1);
+            if bytes >= STEP_BYTES || entries >= STEP_ENTRIES {
+                break Step::Enough;
+            }
+        };
+        if let Some(key) = written {
+            *done = Some(key.clone());
+        }
+        Ok(step)
+    }
+
+    /// What to do to the entries of the next row, which counts as written from now on.
+    fn next_row(&self, unsettled: &mut Unsettled, kept: bool) -> Result<Vec<Change>, Failure> {
+        let Unsettled { tree: name, done, .. } = unsettled;
+        let newer = self.newer();
+        let behind = done.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut changes = Vec::new();
+        let Some((key, value)) = newer.tree(name).and_then(|table| table.rows(behind, kept).next()) else { return Ok(changes) };
+        let section = self.written_to(sections::of_key(key));
+        match value {
+            Some(value) => self.replace(&mut changes, section, name, key, rows::entries(key, value))?,
+            // The first store's may go at any time, once the section says that there is none; and the section may say so without need.
+            None if section.is_some() && parts_of(self.first.tree(name).as_ref(), key)?.is_some() => {
+                self.replace(&mut changes, section, name, key, vec![(rows::row_key(key), rows::removed())])?;
+                self.replace(&mut changes, None, name, key, Vec::new())?;
+            }
+            None => self.replace(&mut changes, section, name, key, Vec::new())?,
+        }
+        *done = Some(key.clone());
+        Ok(changes)
+    }
+
+    /// Makes changes of one tree, and has way made where it can't.
+    fn write(
         &self,
         name: &[u8],
-        table: &Table,
-        behind: Option<&Vec<u8>>,
-        kept: bool,
-    ) -> Result<(Vec<Change>, Option<Vec<u8>>), Failure> {
-        let (mut changes, mut bytes) = (Vec::new(), 0);
-        let first = self.first.tree(name);
-        for (key, value) in table.rows(behind.map_or(Bound::Unbounded, Bound::Excluded), kept) {
-            let section = self.written_to(sections::of_key(key));
-            match value {
-                Some(value) => self.replace(&mut changes, section, name, key, rows::entries(key, value))?,
-                // The first store's may go at any time, once the section says that there is none; and the section may say so without need.
-                None if section.is_some() && parts_of(first.as_ref(), key)?.is_some() => {
-                    self.replace(&mut changes, section, name, key, vec![(rows::row_key(key), rows::removed())])?;
-                    self.replace(&mut changes, None, name, key, Vec::new())?;
+        changes: impl IntoIterator<Item = Change>,
+        watchdog: &Watchdog,
+        make_way: &dyn Fn(Step) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let step = watchdog.call(Caller::Committer, WRITING, || {
+                while let Some(Change { section, key, entry }) = changes.peek() {
+                    let bytes = entry.as_ref().map_or(REMOVAL_BYTES, |entry| key.len() + entry.len() + ENTRY_BYTES);
+                    let store = self.section_store(*section)?;
+                    let store = store.as_deref().unwrap_or(&self.first);
+                    let Some(tree) = store.tree(name) else { return Ok(Step::NoTree(*section)) };
+                    if store.is_full(bytes) {
+                        return Ok(Step::Full(*section));
+                    }
+                    store.write(&tree, key, entry.as_deref(), bytes)?;
+                    changes.next();
                 }
-                None => self.replace(&mut changes, section, name, key, Vec::new())?,
-            }
-            bytes += key.len() + value.map_or(REMOVAL_BYTES, |value| value.len() + ENTRY_BYTES);
-            if bytes >= STEP_BYTES || changes.len() >= STEP_ENTRIES {
-                return Ok((changes, Some(key.clone())));
-            }
+                Ok::<_, Failure>(Step::End)
+            })?;
+            make_way(step)?;
         }
-        Ok((changes, None))
+        Ok(())
+    }
+
+    /// Calls with the store of a section, or with the first one.
+    fn in_store(&self, section: Option<u8>, call: impl FnOnce(&Store) -> Result<(), Failure>) -> Result<(), Failure> {
+        call(self.section_store(section)?.as_deref().unwrap_or(&self.first))
     }
 
     /// What to do to the entries of one row to have these instead.

@@ -139,7 +139,7 @@ impl Store {
     }
 
     /// Puts an entry, or removes it; `bytes` is what that counts. A write.
-    pub(super) fn write(&self, tree: &sled::Tree, key: Vec<u8>, entry: Option<Vec<u8>>, bytes: usize) -> Result<(), Failure> {
+    pub(super) fn write(&self, tree: &sled::Tree, key: &[u8], entry: Option<&[u8]>, bytes: usize) -> Result<(), Failure> {
         self.unsynced.store(true, Ordering::Relaxed);
         guarded(|| match entry {
             Some(entry) => tree.insert(key, entry).map(drop),
