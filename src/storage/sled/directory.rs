@@ -82,17 +82,19 @@ impl Lane {
         if self.shard.is_some() {
             return Ok(());
         }
-        let wanted: Vec<u8> = sections::stretches(start, end).into_iter().filter_map(|(section, ..)| section).collect();
+        let wanted = sections::of_range(start, end);
         if let Some(database) = self.opened()? {
-            let closed = |section: &u8| database.is_section_closed(*section);
-            let states: Vec<bool> = wanted.iter().map(closed).collect::<Result<_, _>>()?;
-            if !states.contains(&true) {
+            let mut closed = false;
+            for section in wanted.clone() {
+                closed |= database.is_section_closed(section)?;
+            }
+            if !closed {
                 return Ok(());
             }
         }
         let (ticket, answer) = self.core.watchdog.ticket(Caller::Committer)?;
         self.submit(Job::Run(Box::new(move |lane| {
-            ticket.answer(lane.open_now().and_then(|database| lane.open_sections_now(&database, wanted.into_iter())));
+            ticket.answer(lane.open_now().and_then(|database| lane.open_sections_now(&database, wanted)));
         })))?;
         answer.wait().await
     }

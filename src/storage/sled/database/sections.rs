@@ -138,17 +138,31 @@ pub(in super::super) fn of_commit(commit: &Commit) -> impl Iterator<Item = u8> +
     rows.filter_map(|key| of_key(key)).chain(commit.marks.iter().filter_map(|step| of_mark(step.mark)))
 }
 
+/// The sections that a range of keys is in.
+pub(in super::super) fn of_range(start: &[u8], end: &[u8]) -> impl Iterator<Item = u8> + Clone + use<> {
+    let first = start.first().copied().unwrap_or(0);
+    let behind = match end {
+        [] => 0,
+        [only] => *only,
+        [last, ..] => last.saturating_add(1),
+    };
+    first..behind.min(SECTIONS)
+}
+
 /// A range of keys cut where another section begins, in order.
-pub(in super::super) fn stretches(start: &[u8], end: &[u8]) -> Vec<(Option<u8>, Vec<u8>, Vec<u8>)> {
+pub(super) fn stretches(start: &[u8], end: &[u8]) -> Vec<(Option<u8>, Vec<u8>, Vec<u8>)> {
     let mut stretches = Vec::new();
     let mut from = start.to_vec();
-    // The keys that are in no section are the empty one, and those behind the last section.
-    for bound in (0..=SECTIONS).map(|section| vec![section]).chain([end.to_vec()]) {
-        let to = bound.as_slice().min(end);
-        if from.as_slice() < to {
-            stretches.push((of_key(&from), from, to.to_vec()));
-            from = to.to_vec();
-        }
+    while from.as_slice() < end {
+        // The keys that are in no section are the empty one, and those behind the last section.
+        let section = of_key(&from);
+        let next = match section {
+            Some(section) => vec![section + 1],
+            None if from.is_empty() => vec![0],
+            None => end.to_vec(),
+        };
+        let to = if next.as_slice() < end { next } else { end.to_vec() };
+        stretches.push((section, std::mem::replace(&mut from, to.clone()), to));
     }
     stretches
 }
@@ -159,7 +173,12 @@ mod tests {
 
     #[test]
     fn a_range_is_cut_where_sections_begin() {
-        let cut = |start: &[u8], end: &[u8]| stretches(start, end);
+        let cut = |start: &[u8], end: &[u8]| {
+            let stretches = stretches(start, end);
+            let sections: Vec<_> = stretches.iter().filter_map(|(section, ..)| *section).collect();
+            assert_eq!(of_range(start, end).collect::<Vec<_>>(), sections);
+            stretches
+        };
         assert_eq!(cut(&[3, 7], &[3, 8]), [(Some(3), vec![3, 7], vec![3, 8])]);
         assert_eq!(cut(&[3, 7], &[4]), [(Some(3), vec![3, 7], vec![4])]);
         assert_eq!(cut(&[3, 7], &[4, 0]), [(Some(3), vec![3, 7], vec![4]), (Some(4), vec![4], vec![4, 0])]);
