@@ -54,7 +54,7 @@ pub(crate) const TREES_PER_SHARD: usize = 96;
 /// seconds; and so much may be in memory because the databases have not got it yet.
 pub(crate) const COMMIT_LOG_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long the log of the directory's first database is when what is written to it begins to go to sections: some ten thousand accounts.
+/// How long the log of the directory's first database is when what is written to it begins to go to sections: between ten and thirty thousand accounts.
 /// Opening it takes a few milliseconds then, and all sections together have as much before anything is in them.
 pub(crate) const SECTION_FROM_BYTES: u64 = 8 * 1024 * 1024;
 
