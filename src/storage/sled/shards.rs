@@ -41,6 +41,8 @@ struct State {
     anchor: Option<ShardAnchor>,
     open: bool,
     behind: bool,
+    /// Its file is just being written: until that has ended, what is on disk is older.
+    writing: bool,
     cells: HashMap<AccountHandle, Weak<AnchoredCell>>,
 }
 
@@ -97,15 +99,16 @@ impl Shard {
         }
         let anchor = state.anchor.as_mut()?;
         anchor.counter += 1;
-        Some(anchor.clone())
+        let anchor = anchor.clone();
+        state.writing = true;
+        Some(anchor)
     }
 
     /// The anchor was written; it is dropped from memory when nothing needs it.
     pub(super) fn anchor_written(&self) {
         let mut state = locked(&self.state);
-        if !state.open && !state.behind {
-            state.anchor = None;
-        }
+        state.writing = false;
+        state.forget_anchor();
     }
 
     /// Continues with a rewritten shard's anchor.
@@ -121,8 +124,18 @@ impl Shard {
     }
 
     pub(super) fn closed(&self) {
-        locked(&self.state).open = false;
-        self.anchor_written();
+        let mut state = locked(&self.state);
+        state.open = false;
+        state.forget_anchor();
+    }
+}
+
+impl State {
+    /// Drops the anchor if the file has it and the shard is closed. Whoever opens the shard reads it from there.
+    fn forget_anchor(&mut self) {
+        if !self.open && !self.behind && !self.writing {
+            self.anchor = None;
+        }
     }
 }
 
@@ -354,6 +367,20 @@ pub(super) fn remembered_counts(shards: &[ShardMark]) -> impl Iterator<Item = us
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_shard_keeps_its_anchor_until_the_file_has_it() {
+        let shard = Shard::new(ShardId(0));
+        let anchor = ShardAnchor::empty(ShardId(0), 0);
+        *locked(&shard.state) = State { anchor: Some(anchor), open: true, ..State::default() };
+        shard.note_durable(AccountHandle::from_bytes([1; 16]), Anchored { sequence: 3, digest: [0; 32] });
+        let taken = shard.take_behind().unwrap();
+        // Opened again now, it would read the older file, and remove the new one that is just being written.
+        shard.closed();
+        assert_eq!(shard.anchor(), Some(taken));
+        shard.anchor_written();
+        assert_eq!(shard.anchor(), None);
+    }
 
     #[test]
     fn one_shard_is_filled_before_the_next() {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::super::{Commit, Mark, StorageError};
+use super::super::files;
 use super::super::watchdog::Watchdog;
 use super::store::{Failure, Store};
 
@@ -98,6 +99,10 @@ impl Sections {
 
     /// Opens a section, or makes it; the text says what had to be repaired. A write, like opening any database.
     pub(super) fn open(&self, section: u8, watchdog: &Watchdog) -> Result<Option<String>, Failure> {
+        if self.is_absent(section) {
+            // Durable before anything is in it: a power cut must not take all sections with their directory's name.
+            files::create_private_dir(&self.dir)?;
+        }
         let dir = self.dir.join(format!("{section:x}"));
         let (store, repaired) = Store::open(&dir, self.options.cache_bytes, watchdog)?;
         *self.state(section) = State::Open(Arc::new(store));
