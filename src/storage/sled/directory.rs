@@ -77,12 +77,14 @@ fn open_section(core: &Core, database: &Database, section: u8) -> Result<(), Fai
 }
 
 impl Lane {
-    /// Sees to it that the sections are open that a range of keys is in. On a committer if any has to be opened.
-    pub(super) async fn open_sections(self: &Arc<Self>, start: &[u8], end: &[u8]) -> Result<(), StorageError> {
+    /// Sees to it that these sections are open. On a committer if any has to be opened.
+    pub(super) async fn open_sections(
+        self: &Arc<Self>,
+        wanted: impl Iterator<Item = u8> + Clone + Send + 'static,
+    ) -> Result<(), StorageError> {
         if self.shard.is_some() {
             return Ok(());
         }
-        let wanted = sections::of_range(start, end);
         if let Some(database) = self.opened()? {
             let mut closed = false;
             for section in wanted.clone() {

@@ -323,6 +323,37 @@ fn what_is_wrong_with_a_section_keeps_nobody_else_from_the_vault() {
 }
 
 #[test]
+fn a_damaged_section_that_a_crash_left_commits_for_is_refused_to_those_who_are_in_it() {
+    let mut bench = Bench::new();
+    bench.options.section_from_bytes = 0;
+    let storage = bench.open();
+    for bucket in [0x0301, 0x0302, 0x0401] {
+        put_in_bucket(&*storage, bucket, 0).unwrap();
+    }
+    block_on(storage.close()).unwrap();
+    let storage = bench.open();
+    put_in_bucket(&*storage, 0x0301, 1).unwrap();
+    let [whole, damaged, blocked] = ["whole", "damaged", "blocked"].map(|name| bench.dir.path().join(name));
+    for to in [&whole, &damaged, &blocked] {
+        copy(&bench.path(), to);
+    }
+    block_on(storage.close()).unwrap();
+    fs::write(damaged.join("directory/sections/3/db"), [0x5a; 4096]).unwrap();
+    let storage = try_open(&damaged, &bench.options).unwrap();
+    assert!(matches!(row_of_bucket(&*storage, 0x0301), Err(StorageError::Corrupted { place: Location::Directory, .. })));
+    assert_eq!(row_of_bucket(&*storage, 0x0401).unwrap(), Some(vec![0]));
+    block_on(storage.close()).unwrap();
+    // What may pass keeps the vault closed: it would lack what was acknowledged.
+    fs::remove_file(blocked.join("directory/sections/3/db")).unwrap();
+    fs::create_dir(blocked.join("directory/sections/3/db")).unwrap();
+    assert!(matches!(try_open(&blocked, &bench.options), Err(StorageError::Io { .. })));
+    // The control: whole, it is given what the commit log has.
+    let storage = try_open(&whole, &bench.options).unwrap();
+    assert_eq!(row_of_bucket(&*storage, 0x0301).unwrap(), Some(vec![1]));
+    block_on(storage.close()).unwrap();
+}
+
+#[test]
 fn missing_and_damaged_files_are_named() {
     let bench = Bench::with_small_shards(2);
     let storage = bench.open();

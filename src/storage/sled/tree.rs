@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::{Anchored, BoxFuture, Commit, Mark, Row, StorageError, Tree};
 use super::core::locked;
+use super::database::sections;
 use super::directory::DIRECTORY_TREE;
 use super::group::{CommitJob, Committed};
 use super::lane::{Job, Lane};
@@ -40,7 +41,7 @@ impl Tree for SledTree {
     fn load<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Vec<u8>>, StorageError>> {
         Box::pin(async move {
             let (name, account, key) = (self.name(), self.handle(), key.to_vec());
-            self.lane.open_sections(&key, &[key.as_slice(), &[0]].concat()).await?;
+            self.lane.open_sections(sections::of_key(&key).into_iter()).await?;
             let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);
@@ -54,7 +55,7 @@ impl Tree for SledTree {
     fn scan<'a>(&'a self, start: &'a [u8], end: &'a [u8], limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StorageError>> {
         Box::pin(async move {
             let (name, account, start, end) = (self.name(), self.handle(), start.to_vec(), end.to_vec());
-            self.lane.open_sections(&start, &end).await?;
+            self.lane.open_sections(sections::of_range(&start, &end)).await?;
             let read = self.lane.read(move |lane, database| {
                 if !database.has_tree(&name) {
                     return Err(StorageError::NoTree);
